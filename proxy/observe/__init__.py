@@ -1,0 +1,1 @@
+"""What others may see of us: events, log, metrics, status pages."""

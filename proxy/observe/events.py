@@ -1,0 +1,128 @@
+"""What happened, as typed values.
+
+Stages make them and hand them to an ``Observer``; only this package knows what
+becomes of them.  Addresses and names are bytes as they came; whoever shows
+them escapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Connected(NamedTuple):
+    """A client connected."""
+
+    session: str
+    client: str
+
+
+class Disconnected(NamedTuple):
+    """A client is gone; ``why`` is ``quit``, ``client``, ``timeout`` ..."""
+
+    session: str
+    client: str
+    why: str
+    seconds: float
+    recipients: int
+    refused: int
+    messages: int
+
+
+class Turned(NamedTuple):
+    """A connection was turned away at the door, with 421."""
+
+    client: str
+    limit: str
+
+
+class RecipientDecided(NamedTuple):
+    """RCPT was answered.
+
+    ``verdict`` is ``accept``, ``reject`` or ``defer``; ``observed`` is what it
+    would have been in enforce mode, where it is another.  ``reply`` is our
+    rules' first line, or the backend's if it was asked.
+    """
+
+    session: str
+    client: str
+    helo: bytes
+    sender: bytes
+    recipient: bytes
+    verdict: str
+    observed: str
+    undecided: bool
+    rule: str
+    reason: str
+    reply: str
+
+
+class BackendRefusedRecipient(NamedTuple):
+    """The rules accepted, the backend did not."""
+
+    session: str
+    client: str
+    recipient: bytes
+    reply: str
+
+
+class MessageEnded(NamedTuple):
+    """A message came to its end.
+
+    ``outcome`` is ``accepted`` (the backend's 250), ``refused`` (its 5xx, or
+    ours), ``deferred`` (4xx), ``unknown`` (the backend was lost after the dot:
+    it may have the mail) or ``aborted`` (the client left before the dot).
+    ``heard`` is false if the client was gone when the answer came.
+    """
+
+    session: str
+    client: str
+    sender: bytes
+    recipients: int
+    size: int
+    outcome: str
+    reply: str
+    reason: str
+    heard: bool
+    seconds: float
+
+
+class BackendFailed(NamedTuple):
+    """The backend could not be used; ``step`` is what it was asked."""
+
+    session: str
+    backend: str
+    step: str
+    why: str
+
+
+class LimitHit(NamedTuple):
+    """A budget of one session or client is used up."""
+
+    session: str
+    client: str
+    limit: str
+
+
+class Notice(NamedTuple):
+    """Something about the service itself; ``level`` is a logging level name."""
+
+    level: str
+    text: str
+
+
+Event = (
+    Connected
+    | Disconnected
+    | Turned
+    | RecipientDecided
+    | BackendRefusedRecipient
+    | MessageEnded
+    | BackendFailed
+    | LimitHit
+    | Notice
+)
+
+Observer = Callable[[Event], None]
+"""Takes an event; never raises, never blocks."""

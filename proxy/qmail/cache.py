@@ -1,0 +1,109 @@
+"""File contents, kept as long as the file is the same file.
+
+Knows: a file's identity (device, inode, size, times in nanoseconds) and when
+that identity cannot be trusted yet.  Knows not: what the contents mean; each
+caller hands in its own parser.  Called by ``control``, ``users``, ``passwd``,
+``dotqmail``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from proxy.qmail.errors import CannotTell
+from proxy.qmail.view import OpenFile, Status, read_all
+from proxy.qmail.walk import Place, Walker
+
+T = TypeVar("T")
+
+# A file changed twice within one tick of the kernel's clock keeps its times.
+# What was read this soon after a change is read again (git calls it "racy").
+_SETTLED_NS = 50_000_000
+
+Identity = tuple[int, int, int, int, int]
+
+
+def identity(status: Status) -> Identity:
+    """What changes whenever the content may have changed."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+class FileCache:
+    """Parsed files and open cdb files, both bounded in number.
+
+    ``clock`` gives nanoseconds since the epoch, as the files' times do.
+    """
+
+    def __init__(
+        self, *, entries: int = 4096, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._entries = entries
+        self._clock = clock
+        self._parsed: dict[tuple[bytes, Any], tuple[Identity, Any]] = {}
+        self._open: dict[bytes, tuple[Identity, OpenFile]] = {}
+
+    def parsed(
+        self, walker: Walker, place: Place, parse: Callable[[bytes], T], limit: int
+    ) -> T:
+        """``parse(content)`` of the regular file at ``place``.
+
+        Raises :class:`CannotTell` when it cannot be read or is longer than
+        ``limit`` bytes.
+        """
+        key = (place.path, parse)
+        now = identity(place.status)
+        kept = self._parsed.get(key)
+        if kept is not None and kept[0] == now:
+            value: T = kept[1]
+            return value
+        file = walker.open(place)
+        try:
+            content = read_all(file, limit)
+            read = identity(file.status)
+        except OSError as error:
+            raise CannotTell(place.path, error.strerror or "cannot be read") from error
+        finally:
+            file.close()
+        value = parse(content)
+        if self._settled(file.status):
+            if len(self._parsed) >= self._entries:
+                self._parsed.pop(next(iter(self._parsed)))
+            self._parsed[key] = (read, value)
+        else:
+            self._parsed.pop(key, None)
+        return value
+
+    def opened(self, walker: Walker, place: Place) -> OpenFile:
+        """The regular file at ``place``, open; closed by the cache, later.
+
+        Raises :class:`CannotTell`.
+        """
+        kept = self._open.get(place.path)
+        if kept is not None and kept[0] == identity(place.status):
+            return kept[1]
+        file = walker.open(place)
+        if len(self._open) >= 64:
+            self._open.pop(next(iter(self._open)))[1].close()
+        if kept is not None:
+            kept[1].close()
+        self._open[place.path] = (identity(file.status), file)
+        return file
+
+    def close(self) -> None:
+        """Close every descriptor and forget everything."""
+        for _, file in self._open.values():
+            file.close()
+        self._open.clear()
+        self._parsed.clear()
+
+    def _settled(self, status: Status) -> bool:
+        newest = max(status.st_mtime_ns, status.st_ctime_ns)
+        return self._clock() - newest > _SETTLED_NS

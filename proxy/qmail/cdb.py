@@ -1,0 +1,82 @@
+"""Reading one key of a cdb file, exactly as qmail's cdb_seek.c does.
+
+Knows: the cdb format, and that a damaged file is an error only where the
+lookup runs into the damage.  Knows not: what keys mean.  Called by
+``rcpthosts`` and ``users``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+_PAIR = struct.Struct("<II")
+
+# A sound table is half empty, so a lookup ends after a few slots.  A hostile
+# one could send us through the whole file.
+_PROBES_MAX = 10_000
+_DATA_MAX = 1 << 20
+
+
+class CdbError(Exception):
+    """The file ends, or goes on for ever, where the lookup needs it."""
+
+
+class RandomAccess(Protocol):
+    """Anything readable at an offset; :class:`proxy.qmail.view.OpenFile` fits."""
+
+    def pread(self, size: int, offset: int) -> bytes: ...
+
+
+def cdb_hash(key: bytes) -> int:
+    """The hash of cdb_hash.c: 32 bits, starting from 5381."""
+    h = 5381
+    for byte in key:
+        h = ((h * 33) & 0xFFFFFFFF) ^ byte
+    return h
+
+
+def cdb_get(file: RandomAccess, key: bytes) -> bytes | None:
+    """The data of the first record under ``key``, or ``None``.
+
+    Raises :class:`CdbError` where ``cdb_seek`` or ``cdb_bread`` gives -1, and
+    :class:`OSError` when the file cannot be read.
+    """
+    h = cdb_hash(key)
+    table, slots = _PAIR.unpack(_read(file, 8, 8 * (h & 255)))
+    if not slots:
+        return None
+    slot = (h >> 8) % slots
+    for _ in range(min(slots, _PROBES_MAX)):
+        slot_hash, record = _PAIR.unpack(_read(file, 8, table + 8 * slot))
+        if not record:
+            return None
+        if slot_hash == h:
+            key_length, data_length = _PAIR.unpack(_read(file, 8, record))
+            if key_length == len(key) and _matches(file, key, record + 8):
+                if data_length > _DATA_MAX:
+                    raise CdbError("a record is longer than 1 MiB")
+                return _read(file, data_length, record + 8 + key_length)
+        slot += 1
+        if slot == slots:
+            slot = 0
+    if slots > _PROBES_MAX:
+        raise CdbError(f"no free slot among {_PROBES_MAX}")
+    return None
+
+
+def _matches(file: RandomAccess, key: bytes, offset: int) -> bool:
+    """Compare in blocks of 32 as cdb_seek.c does: a difference in the first
+    block is "no match" even where the file ends in the second."""
+    for start in range(0, len(key), 32):
+        block = key[start : start + 32]
+        if _read(file, len(block), offset + start) != block:
+            return False
+    return True
+
+
+def _read(file: RandomAccess, size: int, offset: int) -> bytes:
+    data = file.pread(size, offset)
+    if len(data) != size:
+        raise CdbError("the file is truncated")
+    return data

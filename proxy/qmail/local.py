@@ -1,0 +1,349 @@
+"""qmail-local: what one delivery to one local user would come to.
+
+Knows: the checks of the home directory, the order of dot-qmail lines, when a
+mailbox file or Maildir can be written.  Knows not: where forwarded copies end
+(:mod:`proxy.qmail.decide` follows them).  Source: qmail-local.8, dot-qmail.5,
+maildir.5, qmail-local.c.
+"""
+
+from __future__ import annotations
+
+import enum
+import stat as stat_bits
+from dataclasses import dataclass
+
+from proxy.qmail import program
+from proxy.qmail.dotqmail import (
+    DotQmail,
+    Instruction,
+    Kind,
+    OwnerNames,
+    SearchDeferred,
+    new_sender,
+    parse,
+    read_instructions,
+    search,
+)
+from proxy.qmail.errors import KernelError
+from proxy.qmail.host import QmailHost
+from proxy.qmail.passwd import Controller
+from proxy.qmail.trail import Trail
+from proxy.qmail.walk import SEARCH, WRITE, Identity, Missing, Place, Walker
+
+# qmail-queue.c, ADDR: a longer envelope address is refused for good.
+_QUEUE_ADDRESS_MAX = 1003
+
+
+class Ending(enum.Enum):
+    """How qmail-local exits."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DEFERRAL = "deferral"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The end of one delivery.
+
+    ``reason`` is for people.  ``kept`` says that a copy reaches a file or a
+    program (or nothing at all was asked for); ``undecided`` that a program
+    decides, whose answer only running it would tell.  ``forwards`` go out
+    with envelope sender ``forward_sender``.
+    """
+
+    ending: Ending
+    reason: str
+    kept: bool = False
+    undecided: bool = False
+    forwards: tuple[bytes, ...] = ()
+    forward_sender: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message copy on its way to a local recipient."""
+
+    local: bytes
+    host: bytes
+    sender: bytes
+
+
+class _Stop(Exception):
+    """The delivery ends here, as ``delivery`` says."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__(delivery)
+        self.delivery = delivery
+
+
+def _defer(reason: str) -> _Stop:
+    return _Stop(Delivery(Ending.DEFERRAL, reason))
+
+
+def _fail(reason: str) -> _Stop:
+    return _Stop(Delivery(Ending.FAILURE, reason))
+
+
+NO_MAILBOX = "no mailbox here by that name"
+
+
+def deliver(
+    host: QmailHost, controller: Controller, envelope: Envelope, trail: Trail
+) -> Delivery:
+    """What ``qmail-local`` would do with ``envelope`` for ``controller``.
+
+    Raises :class:`~proxy.qmail.errors.CannotTell` where the front door cannot
+    see what qmail would see.
+    """
+    try:
+        return _LocalDelivery(host, controller, envelope, trail).run()
+    except _Stop as stop:
+        return stop.delivery
+
+
+class _LocalDelivery:
+    """The state of qmail-local's ``main()``, one run."""
+
+    def __init__(
+        self,
+        host: QmailHost,
+        controller: Controller,
+        envelope: Envelope,
+        trail: Trail,
+    ) -> None:
+        self.host = host
+        self.controller = controller
+        self.envelope = envelope
+        self.trail = trail
+        self.walker = host.walker(Identity(controller.uid, controller.gid))
+        self.forwards: list[bytes] = []
+        self.kept = False
+        self.undecided = False
+
+    def run(self) -> Delivery:
+        controller = self.controller
+        home = self._enter_home()
+        try:
+            file = search(
+                self.walker,
+                home,
+                controller.dash,
+                controller.extension,
+                self.host.settings.unsafe_mode,
+            )
+            if file is None and controller.dash:
+                self.trail.add(
+                    home.path + b"/.qmail" + controller.dash,
+                    "no file for {}, and no -default above it",
+                    controller.extension or b"the empty extension",
+                )
+                raise _fail(NO_MAILBOX)
+            sender = self._forward_sender(home)
+        except SearchDeferred as deferred:
+            path = home.path + b"/" + deferred.name
+            self.trail.add(path, "{}: deferred", deferred.why)
+            raise _defer(deferred.why) from deferred
+        self._follow(home, file)
+        return self._end(sender)
+
+    def _enter_home(self) -> Place:
+        """``chdir(homedir)`` and ``checkhome()``."""
+        controller = self.controller
+        if not controller.home.startswith(b"/"):
+            self.trail.add(b"qmail-local", "home {} is not absolute", controller.home)
+            raise _fail("the home directory's name is not absolute")
+        try:
+            home = self.walker.enter(controller.home)
+        except KernelError as error:
+            self.trail.add(controller.home, "cannot enter the home: {}", str(error))
+            raise _defer("unable to switch to the home directory") from error
+        mode = home.status.st_mode
+        if mode & self.host.settings.unsafe_mode:
+            self.trail.add(home.path, "the home directory is writable for others")
+            raise _defer("home directory is writable")
+        if mode & stat_bits.S_ISVTX:
+            self.trail.add(home.path, "the home directory is sticky: being edited")
+            raise _defer("home directory is sticky")
+        return home
+
+    def _forward_sender(self, home: Place) -> bytes:
+        controller, envelope = self.controller, self.envelope
+        names = OwnerNames(envelope.local, envelope.host, envelope.sender)
+        return new_sender(
+            self.walker, home, controller.dash, controller.extension, names
+        )
+
+    def _follow(self, home: Place, file: DotQmail | None) -> None:
+        """The lines in order, until one ends the delivery."""
+        instructions = None
+        forward_only = False
+        if file is not None:
+            path = file.place.path
+            instructions = read_instructions(self.host, self.walker, file)
+            forward_only = file.forward_only
+        if instructions is None:
+            path = b"default delivery"
+            forward_only = False
+            default = self.host.settings.default_delivery
+            # An empty instruction is a blank first line (qmail-local.c).
+            instructions = parse(default if default.strip(b"\0") else b"\n")
+            why = "is empty" if file else "is not there"
+            self.trail.add(
+                home.path + b"/" + (file.name if file else b".qmail"),
+                "{}: the default delivery {} is used",
+                why,
+                default,
+            )
+        if not instructions:
+            self.trail.add(path, "only comments: taken, and nothing is done")
+            self.kept = True
+        for instruction in instructions:
+            if instruction.kind is Kind.FORWARD_ONLY:
+                forward_only = True
+            elif not self._one(home, path, instruction, file, forward_only):
+                break
+
+    def _one(
+        self,
+        home: Place,
+        path: bytes,
+        instruction: Instruction,
+        file: DotQmail | None,
+        forward_only: bool,
+    ) -> bool:
+        """Obey one line; ``False`` if the rest is not looked at."""
+        kind, argument, line = instruction
+        if kind is Kind.BLANK_FIRST:
+            self.trail.add(path, "the first line is blank: deferred", line=line)
+            raise self._sure(_defer("first line of the dot-qmail file is blank"))
+        if kind is Kind.FORWARD:
+            self.trail.add(path, "forwarded to {}", argument, line=line)
+            self.forwards.append(argument)
+            return True
+        if forward_only:
+            self.trail.add(path, "{}, but only forwards may stand here", kind.value)
+            raise self._sure(_defer("file or program delivery with the x bit set"))
+        if kind is Kind.PROGRAM:
+            return self._program(path, instruction, file)
+        self._mailbox(home, path, instruction)
+        return True
+
+    def _mailbox(self, home: Place, path: bytes, instruction: Instruction) -> None:
+        kind, argument, line = instruction
+        writable = maildir_fault if kind is Kind.MAILDIR else mbox_fault
+        fault = writable(self.walker, home, argument)
+        if fault is not None:
+            self.trail.add(path, "{} {}: {}", kind.value, argument, fault, line=line)
+            raise self._sure(_defer(f"{kind.value} cannot be written: {fault}"))
+        self.trail.add(path, "delivered to {} {}", kind.value, argument, line=line)
+        self.kept = True
+
+    def _program(
+        self, path: bytes, instruction: Instruction, file: DotQmail | None
+    ) -> bool:
+        command, line = instruction.argument, instruction.line
+        effect = program.effect(
+            command, self._environment(file), self.host.settings.home
+        )
+        if effect is None:
+            self.trail.add(
+                path, "undecided: the program {} decides", command, line=line
+            )
+            self.kept = self.undecided = True
+            return True
+        text = "the program {} exits {}"
+        self.trail.add(path, text, command, effect.code, line=line)
+        if effect.fails:
+            raise self._sure(_fail("a program line refuses the mail"))
+        if not effect.succeeds:
+            raise self._sure(_defer("a program line defers the mail"))
+        if effect.forwards:
+            self.trail.add(path, "it forwards to {}", b" ".join(effect.forwards))
+        else:
+            self.kept = True
+        self.forwards.extend(effect.forwards)
+        return not effect.stops
+
+    def _environment(self, file: DotQmail | None) -> dict[bytes, bytes]:
+        """The variables of qmail-command.8 whose values are certain here."""
+        controller, envelope = self.controller, self.envelope
+        environment = {
+            b"HOST": envelope.host,
+            b"HOME": controller.home,
+            b"USER": controller.user,
+            b"LOCAL": envelope.local,
+            b"RECIPIENT": envelope.local + b"@" + envelope.host,
+            b"SENDER": envelope.sender,
+            b"EXT": controller.extension,
+        }
+        if file is not None and file.matched_default is not None:
+            environment[b"DEFAULT"] = file.matched_default
+        return environment
+
+    def _sure(self, stop: _Stop) -> _Stop:
+        """After an undecided program nothing is sure: it may have exited 99,
+        and then the line that would fail is not even read."""
+        if self.undecided:
+            self.trail.add(b"qmail-local", "but the program may exit 99 and end it")
+            return _Stop(Delivery(Ending.SUCCESS, "undecided", True, True))
+        return stop
+
+    def _end(self, sender: bytes) -> Delivery:
+        """``mailforward()``: one message to all forward lines, at the end."""
+        if self.forwards:
+            for address in (sender, *self.forwards):
+                if len(address) >= _QUEUE_ADDRESS_MAX:
+                    self.trail.add(b"qmail-queue", "a forward is too long")
+                    raise self._sure(_fail("envelope address too long"))
+        return Delivery(
+            Ending.SUCCESS,
+            "delivered",
+            self.kept,
+            self.undecided,
+            tuple(self.forwards),
+            sender,
+        )
+
+
+def mbox_fault(walker: Walker, home: Place, path: bytes) -> str | None:
+    """Why ``open_append`` or the writing would fail, or ``None``.
+
+    mbox.5; qmail-local.c, ``mailfile()``: open for append, created with mode
+    0600, written, fsync(2).
+    """
+    try:
+        found = walker.walk(path, home)
+    except KernelError as error:
+        return str(error)
+    if isinstance(found, Missing):
+        if walker.identity.may(found.directory, WRITE | SEARCH):
+            return None
+        return "it does not exist, and its directory is not writable"
+    if not walker.identity.may(found.status, WRITE):
+        return "not writable for the user"
+    if not stat_bits.S_ISREG(found.status.st_mode):
+        return "not a regular file"
+    return None
+
+
+def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
+    """Why a delivery to the Maildir would fail, or ``None``.
+
+    maildir.5; qmail-local.c, ``maildir_child()``: chdir, a new file in tmp,
+    a link to it in new.
+    """
+    try:
+        maildir = walker.enter(path, home)
+    except KernelError as error:
+        return str(error)
+    for name in (b"tmp", b"new"):
+        try:
+            directory = walker.enter(name, maildir)
+        except KernelError as error:
+            return f"{name.decode()}: {error}"
+        if not walker.identity.may(directory.status, WRITE | SEARCH):
+            return f"{name.decode()} is not writable for the user"
+    return None
+
+

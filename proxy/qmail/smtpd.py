@@ -1,0 +1,107 @@
+"""qmail-smtpd: what it reads at its start, and what it says to RCPT.
+
+Knows: badmailfrom, rcpthosts, morercpthosts.cdb, localiphost, RELAYCLIENT.
+Knows not: whether a mailbox exists (neither does qmail-smtpd), and how an
+address is cut out of a command (:mod:`proxy.smtp.path`).  Called by
+``decide``.  Source: qmail-smtpd.8, qmail-smtpd.c, rcpthosts.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.qmail.cdb import CdbError, cdb_get
+from proxy.qmail.control import ControlError, ControlFiles, Names
+from proxy.qmail.trail import Trail
+from proxy.qmail.view import OpenFile
+from proxy.smtp.path import ADDRESS_MAX, address_literal
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpdSettings:
+    """The control files that qmail-smtpd's ``setup()`` reads."""
+
+    rcpthosts: Names | None
+    morercpthosts: OpenFile | None
+    badmailfrom: Names | None
+    localiphost: bytes | None
+
+
+def read_settings(control: ControlFiles) -> SmtpdSettings:
+    """``setup()``; raises :class:`ControlError` where qmail-smtpd says 421."""
+    if control.line_or_me(b"smtpgreeting", None) is None:
+        raise ControlError(b"me", "missing, and there is no control/smtpgreeting")
+    localiphost = control.line_or_me(b"localiphost", None)
+    control.readable(b"timeoutsmtpd")
+    rcpthosts = control.names(b"rcpthosts")
+    more = control.open(b"morercpthosts.cdb") if rcpthosts is not None else None
+    badmailfrom = control.names(b"badmailfrom")
+    control.readable(b"databytes")
+    return SmtpdSettings(rcpthosts, more, badmailfrom, localiphost)
+
+
+def envelope_address(
+    settings: SmtpdSettings, path: bytes, local_ips: frozenset[bytes], trail: Trail
+) -> bytes | None:
+    """The end of ``addrparse()``: ``user@[our address]`` becomes
+    ``user@localiphost``; ``None`` for an address that is too long (555)."""
+    literal = address_literal(path) if settings.localiphost is not None else None
+    if literal is not None and literal[1] in local_ips:
+        path = path[: literal[0]] + (settings.localiphost or b"")
+        trail.add(b"control/localiphost", "our own address: {} is meant", path)
+    if len(path) > ADDRESS_MAX:
+        trail.add(b"qmail-smtpd", "longer than {} bytes", ADDRESS_MAX)
+        return None
+    return path
+
+
+def sender_listed(settings: SmtpdSettings, sender: bytes, trail: Trail) -> bool:
+    """``bmfcheck``: the whole address, or ``@domain``, is in badmailfrom."""
+    bad = settings.badmailfrom
+    if not bad:
+        return False
+    folded = sender.lower()
+    line = bad.get(folded)
+    at = folded.rfind(b"@")
+    if line is None and at >= 0:
+        line = bad.get(folded[at:])
+    if line is None:
+        return False
+    trail.add(b"control/badmailfrom", "the sender {} is listed", sender, line=line)
+    return True
+
+
+def domain_allowed(settings: SmtpdSettings, address: bytes, trail: Trail) -> bool:
+    """``rcpthosts()``: the domain, or a ``.suffix`` of it, is listed.
+
+    Raises :class:`ControlError` for a damaged morercpthosts.cdb (421).
+    """
+    names = settings.rcpthosts
+    if names is None:
+        trail.add(b"control/rcpthosts", "does not exist: every domain is allowed")
+        return True
+    at = address.rfind(b"@")
+    if at < 0:
+        trail.add(b"qmail-smtpd", "an address without @ is always allowed")
+        return True
+    host = address[at + 1 :].lower()
+    keys = [host[i:] for i in range(len(host)) if i == 0 or host[i] == 0x2E]
+    for key in keys:
+        line = names.get(key)
+        if line is not None:
+            trail.add(b"control/rcpthosts", "{} is listed", key, line=line)
+            return True
+    if settings.morercpthosts is not None:
+        for key in keys:
+            if _in_cdb(settings.morercpthosts, key):
+                trail.add(b"control/morercpthosts.cdb", "{} is listed", key)
+                return True
+    trail.add(b"control/rcpthosts", "{} is not listed", host)
+    return False
+
+
+def _in_cdb(file: OpenFile, key: bytes) -> bool:
+    try:
+        return cdb_get(file, key) is not None
+    except (CdbError, OSError) as error:
+        raise ControlError(b"morercpthosts.cdb", str(error)) from error

@@ -1,0 +1,129 @@
+"""What may be asked of a host's files: the narrow waist under all qmail knowledge.
+
+Knows: how to look at names below a root directory, reading only, never
+following a symbolic link itself, never opening anything but a regular file.
+Knows not: permissions of qmail's users, symbolic links (:mod:`proxy.qmail.walk`)
+or what any file means.  Called by ``walk`` and ``cache``.
+
+Paths are absolute on the *qmail host* (``b"/var/qmail/control/me"``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_bits
+from typing import Protocol
+
+
+class Status(Protocol):
+    """The part of ``stat(2)`` that decides anything; ``os.stat_result`` fits."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+
+
+class OpenFile(Protocol):
+    """A regular file open for reading at any offset (a cdb)."""
+
+    status: Status
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``; fewer only at the end of the file."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FileView(Protocol):
+    """A host's files, read only.  Every method may raise :class:`OSError`."""
+
+    def lstat(self, path: bytes) -> Status: ...
+
+    def readlink(self, path: bytes) -> bytes: ...
+
+    def open(self, path: bytes) -> OpenFile:
+        """Open a regular file; anything else is ``OSError(EINVAL)``, unopened."""
+        ...
+
+
+def read_all(file: OpenFile, limit: int) -> bytes:
+    """The whole content of ``file``.
+
+    Raises ``OSError(EFBIG)`` when it is longer than ``limit`` bytes.
+    """
+    pieces = []
+    total = 0
+    while piece := file.pread(min(limit + 1 - total, 1 << 20), total):
+        pieces.append(piece)
+        total += len(piece)
+        if total > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return b"".join(pieces)
+
+
+class DescriptorFile:
+    """An :class:`OpenFile` on a file descriptor."""
+
+    __slots__ = ("_descriptor", "status")
+
+    def __init__(self, descriptor: int, status: Status) -> None:
+        self._descriptor = descriptor
+        self.status: Status = status
+
+    def pread(self, size: int, offset: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class DirectoryView:
+    """The files below a directory of this machine (``/``, or a mounted host)."""
+
+    # O_NONBLOCK: should a FIFO take the file's place after lstat, open(2)
+    # returns at once.  O_NOFOLLOW: links are walk's business, inside the root.
+    _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root.rstrip(b"/")
+
+    def lstat(self, path: bytes) -> Status:
+        return os.lstat(self._root + path)
+
+    def readlink(self, path: bytes) -> bytes:
+        return os.readlink(self._root + path)
+
+    def open(self, path: bytes) -> OpenFile:
+        name = self._root + path
+        # Looked at before it is opened: opening a device can have effects.
+        if not stat_bits.S_ISREG(os.lstat(name).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        descriptor = os.open(name, self._FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            if not stat_bits.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+        except OSError:
+            os.close(descriptor)
+            raise
+        return DescriptorFile(descriptor, status)

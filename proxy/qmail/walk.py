@@ -1,0 +1,203 @@
+"""Names to files, as the kernel walks them for one of qmail's users.
+
+Knows: path_resolution(7): search permission on every directory, symbolic
+links (absolute ones stay below the view's root), limits on names.
+Knows not: what the files mean.  Called by every module here that reads a file.
+
+The front door runs as a user of its own, so the kernel cannot be asked what
+*joe* may open; modes and owners are compared here instead.  Access lists
+beyond the mode bits (acl(5)) are not seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_bits
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from proxy.qmail.errors import CannotTell, KernelError
+from proxy.qmail.view import FileView, OpenFile, Status
+
+READ, WRITE, SEARCH = 4, 2, 1
+
+_PATH_MAX = 4096  # limits.h; the final NUL counts
+_NAME_MAX = 255
+_LINKS_MAX = 40  # path_resolution(7)
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One of the users that qmail's programs run as.
+
+    ``uid`` is ``None`` where the host's files do not name the user: then only
+    existence is judged, not permission.  No supplementary groups: qmail drops
+    them (prot.c).
+    """
+
+    uid: int | None
+    gid: int | None
+
+    def may(self, status: Status, want: int) -> bool:
+        """Whether the mode bits grant ``want`` (a sum of READ, WRITE, SEARCH)."""
+        uid = self.uid
+        if uid is None or uid == 0:
+            return True
+        mode = status.st_mode
+        if status.st_uid == uid:
+            return (mode >> 6) & want == want
+        if status.st_gid == self.gid:
+            return (mode >> 3) & want == want
+        return mode & want == want
+
+
+SUPERUSER = Identity(0, 0)
+
+
+class Place(NamedTuple):
+    """Where a path leads: a resolved absolute path, and what is there."""
+
+    path: bytes
+    status: Status
+
+
+class Missing(NamedTuple):
+    """Where a path would be created: its directory, which does exist."""
+
+    path: bytes
+    directory: Status
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + name if directory == b"/" else directory + b"/" + name
+
+
+class Walker:
+    """Looks at files of a view with the permissions of one identity."""
+
+    __slots__ = ("identity", "view")
+
+    def __init__(self, view: FileView, identity: Identity) -> None:
+        self.view = view
+        self.identity = identity
+
+    def root(self) -> Place:
+        """The root directory; raises :class:`CannotTell`."""
+        return Place(b"/", self._lstat(b"/"))
+
+    def stat(self, path: bytes, base: Place | None = None) -> Place:
+        """``stat(2)``; raises :class:`KernelError`, :class:`CannotTell`."""
+        found = self.walk(path, base)
+        if isinstance(found, Missing):
+            raise KernelError(errno.ENOENT)
+        return found
+
+    def enter(self, path: bytes, base: Place | None = None) -> Place:
+        """``chdir(2)``; raises :class:`KernelError`, :class:`CannotTell`."""
+        place = self.stat(path, base)
+        if not stat_bits.S_ISDIR(place.status.st_mode):
+            raise KernelError(errno.ENOTDIR)
+        if not self.identity.may(place.status, SEARCH):
+            raise KernelError(errno.EACCES)
+        return place
+
+    def readable(self, path: bytes, base: Place | None = None) -> Place:
+        """What ``open(path, O_RDONLY|O_NONBLOCK)`` would give, not opened.
+
+        Raises :class:`KernelError`, :class:`CannotTell`.
+        """
+        place = self.stat(path, base)
+        if not self.identity.may(place.status, READ):
+            raise KernelError(errno.EACCES)
+        if stat_bits.S_ISSOCK(place.status.st_mode):
+            raise KernelError(errno.ENXIO)
+        return place
+
+    def open(self, place: Place) -> OpenFile:
+        """Open what :meth:`readable` found; raises :class:`CannotTell`."""
+        try:
+            return self.view.open(place.path)
+        except OSError as error:
+            raise CannotTell(place.path, _reason(error)) from error
+
+    def walk(self, path: bytes, base: Place | None = None) -> Place | Missing:
+        """Resolve ``path`` (from ``base``, by default ``/``), links followed.
+
+        :class:`Missing` when only the last name does not exist.  Raises
+        :class:`KernelError` where the kernel would refuse ``identity``, and
+        :class:`CannotTell` where the front door itself may not look.
+        """
+        if not path:
+            raise KernelError(errno.ENOENT)
+        if len(path) >= _PATH_MAX:
+            raise KernelError(errno.ENAMETOOLONG)
+        if base is None or path.startswith(b"/"):
+            base = self.root()
+        current, status = base
+        names = path.split(b"/")
+        names.reverse()
+        links = 0
+        while names:
+            name = names.pop()
+            if not stat_bits.S_ISDIR(status.st_mode):
+                raise KernelError(errno.ENOTDIR)
+            if name in (b"", b"."):
+                continue
+            if not self.identity.may(status, SEARCH):
+                raise KernelError(errno.EACCES)
+            if name == b"..":
+                current = os.path.dirname(current)
+                status = self._lstat(current)
+                continue
+            if len(name) > _NAME_MAX:
+                raise KernelError(errno.ENAMETOOLONG)
+            child = _join(current, name)
+            found = self._look(child)
+            if found is None:
+                if any(names):
+                    raise KernelError(errno.ENOENT)
+                if names:  # "new/": a directory cannot be made by open(2)
+                    raise KernelError(errno.EISDIR)
+                return Missing(child, status)
+            if stat_bits.S_ISLNK(found.st_mode):
+                links += 1
+                if links > _LINKS_MAX:
+                    raise KernelError(errno.ELOOP)
+                target = self._readlink(child)
+                if target.startswith(b"/"):
+                    current, status = self.root()
+                names.extend(reversed(target.split(b"/")))
+                continue
+            current, status = child, found
+        return Place(current, status)
+
+    def _look(self, path: bytes) -> Status | None:
+        try:
+            return self.view.lstat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise CannotTell(path, _reason(error)) from error
+
+    def _lstat(self, path: bytes) -> Status:
+        try:
+            return self.view.lstat(path)
+        except OSError as error:
+            raise CannotTell(path, _reason(error)) from error
+
+    def _readlink(self, path: bytes) -> bytes:
+        try:
+            return self.view.readlink(path)
+        except OSError as error:
+            raise CannotTell(path, _reason(error)) from error
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or type(error).__name__
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"the front door's own user may not look here ({text})"
+    return text

@@ -1,0 +1,88 @@
+"""The engine: asks the rules in order; the first that knows decides.
+
+Knows: the order, what an error means (a deferral), what observe mode changes.
+Knows not: any source of recipients.  Called by the session and by ``explain``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Sequence
+
+from proxy.rules.verdict import Answer, Kind, OnRuleError, Question, Rule, Verdict
+from proxy.smtp import replies
+
+_ACCEPTED = replies.OK
+
+
+def _ignore(name: str, error: Exception) -> None:
+    """Nobody wants to know."""
+
+
+class Engine:
+    """The configured rules.
+
+    ``observe``: what rules refuse for want of a mailbox is let pass, and the
+    verdict says so; what concerns relaying is refused as ever.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        *,
+        observe: bool = False,
+        on_error: OnRuleError = _ignore,
+    ) -> None:
+        self._rules = tuple(rules)
+        self._observe = observe
+        self._on_error = on_error
+
+    def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
+        """The verdict, at once where every rule that was asked knew at once."""
+        for number, rule in enumerate(self._rules):
+            try:
+                answer = rule.ask(question)
+            except Exception as error:  # a rule must not end the service
+                return self._failed(rule, error)
+            if answer is None:
+                continue
+            if isinstance(answer, Verdict):
+                return self._observed(answer)
+            return self._wait(number, answer, question)
+        return self._no_opinion()
+
+    async def _wait(
+        self, number: int, awaited: Awaitable[Answer], question: Question
+    ) -> Verdict:
+        """Go on from rule ``number``, whose answer has to be awaited."""
+        rule = self._rules[number]
+        try:
+            answer = await awaited
+            for rule in self._rules[number + 1 :]:
+                if answer is not None:
+                    break
+                found = rule.ask(question)
+                answer = await found if inspect.isawaitable(found) else found
+        except Exception as error:  # as above
+            return self._failed(rule, error)
+        return self._no_opinion() if answer is None else self._observed(answer)
+
+    def _observed(self, verdict: Verdict) -> Verdict:
+        if self._observe and verdict.kind is not Kind.ACCEPT and not verdict.gate:
+            verdict.observed = verdict.kind
+            verdict.kind = Kind.ACCEPT
+            verdict.reply = _ACCEPTED
+        return verdict
+
+    def _failed(self, rule: Rule, error: Exception) -> Verdict:
+        self._on_error(rule.name, error)
+        reason = f"the rule failed: {type(error).__name__}: {error}"
+        return Verdict(
+            Kind.DEFER, replies.RECIPIENT_DEFERRED, rule.name, reason, gate=True
+        )
+
+    def _no_opinion(self) -> Verdict:
+        reason = "no rule has an opinion"
+        return Verdict(
+            Kind.DEFER, replies.RECIPIENT_DEFERRED, "none", reason, gate=True
+        )

@@ -1,0 +1,60 @@
+"""The rule ``qmail``: the host's own files decide.
+
+Knows: which reply goes with which outcome.  Knows not: how qmail comes to an
+outcome (:mod:`proxy.qmail.decide`).
+"""
+
+from __future__ import annotations
+
+from proxy.qmail.decide import Decision, Outcome, decide
+from proxy.qmail.host import QmailHost
+from proxy.rules.verdict import Kind, Question, Verdict
+from proxy.smtp import replies
+from proxy.smtp.reply import Reply
+
+_ACCEPTED = Reply(250, b"2.1.5 ok")
+
+# Kind, reply, and whether it is about relaying rather than a mailbox.
+_ANSWERS: dict[Outcome, tuple[Kind, Reply, bool]] = {
+    Outcome.DELIVER: (Kind.ACCEPT, _ACCEPTED, False),
+    Outcome.FORWARD: (Kind.ACCEPT, _ACCEPTED, False),
+    Outcome.REMOTE: (Kind.ACCEPT, _ACCEPTED, False),
+    Outcome.BOUNCE: (Kind.REJECT, replies.NO_SUCH_RECIPIENT, False),
+    # qmail would throw the mail away in silence; a refusal tells the sender.
+    Outcome.DISCARD: (Kind.REJECT, replies.NO_SUCH_RECIPIENT, False),
+    Outcome.DEFER: (Kind.DEFER, replies.MAILBOX_DEFERRED, False),
+    Outcome.SYNTAX: (Kind.REJECT, replies.SYNTAX, True),
+    Outcome.BAD_SENDER: (Kind.REJECT, replies.BAD_SENDER, True),
+    Outcome.NOT_RELAYED: (Kind.REJECT, replies.NOT_RELAYED, True),
+    Outcome.BROKEN: (Kind.DEFER, replies.RECIPIENT_DEFERRED, True),
+}
+
+
+class QmailRule:
+    """Asks the host's rcpthosts, locals, virtualdomains, users, dot-qmail."""
+
+    name = "qmail"
+
+    def __init__(self, host: QmailHost) -> None:
+        self._host = host
+
+    def ask(self, question: Question) -> Verdict:
+        """Always has an opinion, and always at once."""
+        decision = decide(
+            self._host, question.recipient, question.sender, question.relayclient
+        )
+        return verdict(decision)
+
+
+def verdict(decision: Decision) -> Verdict:
+    """The reply and kind that go with an outcome of :func:`decide`."""
+    kind, reply, gate = _ANSWERS[decision.outcome]
+    return Verdict(
+        kind,
+        reply,
+        "qmail",
+        decision.reason,
+        undecided=decision.undecided,
+        gate=gate,
+        trace=decision.trail,
+    )

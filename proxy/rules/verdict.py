@@ -1,0 +1,85 @@
+"""A verdict: accept, reject or defer, with its reply and its reasons.
+
+Knows: the three kinds of answer.  Knows not: any rule.  Every rule returns
+one, or ``None`` when it has no opinion.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxy.smtp.reply import Reply
+
+
+class Kind(enum.Enum):
+    """The words of the contract."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    DEFER = "defer"
+
+
+class TraceStep(Protocol):
+    """One reason, rendered when somebody looks."""
+
+    def where(self) -> str: ...
+
+    def note(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a rule says of a recipient.
+
+    ``gate`` marks what decides about relaying, not about mailboxes: it holds
+    in observe mode too.  ``observed`` is the verdict that observe mode let
+    pass.  ``reason`` is one line for the log.
+    """
+
+    kind: Kind
+    reply: Reply
+    rule: str
+    reason: str
+    undecided: bool = False
+    gate: bool = False
+    observed: Kind | None = None
+    trace: Sequence[TraceStep] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a rule is asked: may ``sender`` write to ``recipient``?
+
+    Both are paths as bytes (:func:`proxy.smtp.path.read_path`); ``sender`` is
+    empty for the null reverse-path.  ``client`` is the address of the peer.
+    """
+
+    recipient: bytes
+    sender: bytes = b""
+    client: str = ""
+    relayclient: bytes | None = None
+
+
+Answer = Verdict | None
+"""A rule's opinion, ``None`` when it has none."""
+
+
+class Rule(Protocol):
+    """One source of recipients."""
+
+    @property
+    def name(self) -> str: ...
+
+    def ask(self, question: Question) -> Answer | Awaitable[Answer]:
+        """The opinion at once, or an awaitable for it.
+
+        Must not block.  What it raises becomes a deferral.
+        """
+        ...
+
+
+OnRuleError = Callable[[str, Exception], None]
+"""Told the rule's name and what it raised."""

@@ -1,0 +1,512 @@
+"""The server's side of an SMTP session: a state machine without I/O.
+
+Knows: the order of commands as qmail-smtpd keeps it, what is answered at
+once and what has to be asked.  Knows not: sockets, clocks, rules, the
+backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
+bytes cut in any way and get the same transcript.
+
+States of a session, and what each has promised::
+
+    COMMAND   nothing beyond the replies already given
+    ASKING    a recipient's verdict, or the backend's word, is awaited;
+              later input is held
+    MESSAGE   354 was said, with the backend's 354 behind it
+    REFUSED   the message is read to its end, then refused; the backend has
+              seen no final dot and will not
+    ENDED     the dot was passed on: the backend may or may not have the mail
+    CLOSED    nothing more is said
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.smtp import replies
+from proxy.smtp.command import CONTROL, parameters, split_line
+from proxy.smtp.data import MessageStream
+from proxy.smtp.path import ADDRESS_MAX, read_path
+from proxy.smtp.reply import Reply
+
+
+class State(enum.Enum):
+    """See the module's docstring."""
+
+    COMMAND = "command"
+    ASKING = "asking"
+    MESSAGE = "message"
+    REFUSED = "refused"
+    ENDED = "ended"
+    CLOSED = "closed"
+
+
+class Pending(enum.Enum):
+    """Answers of :meth:`Driver.decide` that are not a refusal."""
+
+    ACCEPTED = "accepted"
+    LATER = "later"
+
+
+class Driver(Protocol):
+    """What the dialogue asks of the world; never called re-entrantly.
+
+    Each ``relay_`` call but ``relay_body`` is answered by one call of the
+    method of :class:`Dialogue` that its text names, at once or later.
+    """
+
+    def send(self, data: bytes) -> None:
+        """Send replies to the client."""
+
+    def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
+        """May this recipient in?  A reply refuses it; after ``LATER``,
+        :meth:`Dialogue.decided` follows."""
+
+    def relay_recipient(self, argument: bytes) -> None:
+        """Tell the backend; then :meth:`Dialogue.recipient_answered`."""
+
+    def relay_data(self) -> None:
+        """Ask the backend; then :meth:`Dialogue.data_answered`."""
+
+    def relay_body(self, piece: bytes) -> None:
+        """Bytes of the message."""
+
+    def relay_end(self) -> None:
+        """The final dot; then :meth:`Dialogue.message_answered`."""
+
+    def relay_abort(self) -> None:
+        """The transaction is given up: the backend must see no final dot.
+        Nothing that was asked is answered any more."""
+
+    def close(self) -> None:
+        """Close the client's connection when everything is sent."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one session; 0 is none.
+
+    ``command_length`` in bytes with the line end, ``unknown_recipients`` in
+    refusals with a permanent reply, ``message_size`` in bytes as sent.
+    ``announced_size`` is what EHLO says and MAIL's SIZE is held against.
+    """
+
+    command_length: int = 4096
+    unknown_recipients: int = 20
+    message_size: int = 0
+    announced_size: int = 0
+
+
+class Dialogue:
+    """One client's session, from greeting to close."""
+
+    __slots__ = (
+        "_buffer",
+        "_asked",
+        "_broken",
+        "_driver",
+        "_hostname",
+        "_limits",
+        "_out",
+        "_paused",
+        "_relayed",
+        "_skipping",
+        "_slots",
+        "_stream",
+        "_working",
+        "accepted",
+        "helo",
+        "mail_argument",
+        "refusal",
+        "sender",
+        "state",
+        "unknown",
+    )
+
+    def __init__(self, driver: Driver, hostname: bytes, limits: Limits) -> None:
+        self._driver = driver
+        self._hostname = hostname
+        self._limits = limits
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._slots: deque[bytes | None] | None = None
+        self._stream: MessageStream | None = None
+        self._asked = b""
+        self._relayed = False
+        self._broken: Reply | None = None
+        self._paused = False
+        self._skipping = False
+        self._working = False
+        self.state = State.COMMAND
+        self.helo = b""
+        self.mail_argument: bytes | None = None
+        self.sender = b""
+        self.accepted = 0
+        self.unknown = 0
+        self.refusal: Reply | None = None
+
+    # What the driver calls.
+
+    def start(self) -> None:
+        """Greet."""
+        self._driver.send(Reply(220, self._hostname + b" ESMTP").wire)
+
+    @property
+    def held(self) -> int:
+        """Bytes of input that wait for an answer."""
+        return len(self._buffer)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a client that is left now would have to send again."""
+        return self.mail_argument is not None or self.state in _UNDER_WAY
+
+    @property
+    def message_size(self) -> int:
+        """Bytes of the message so far."""
+        return self._stream.size if self._stream is not None else 0
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if self.state is State.CLOSED:
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        self._work()
+
+    def pause(self) -> None:
+        """The client does not read its replies: take no more commands."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """The client reads again."""
+        self._paused = False
+        self._work()
+
+    def decided(self, verdict: Reply | Pending) -> None:
+        """The answer that :meth:`Driver.decide` put off."""
+        self.state = State.COMMAND
+        self._recipient_decided(self._asked, verdict)
+        self._work()
+
+    def recipient_answered(self, reply: Reply) -> None:
+        """The backend's answer to the oldest recipient it was told."""
+        if reply.positive:
+            self.accepted += 1
+        slots = self._slots
+        assert slots is not None
+        slots[slots.index(None)] = reply.wire
+        self._flush_slots()
+        self._work()
+
+    def data_answered(self, reply: Reply) -> None:
+        """The backend's answer to DATA."""
+        self._answer(reply)
+        if reply.code == 354:
+            self.state = State.MESSAGE
+            self._stream = MessageStream()
+        else:
+            self._forget_transaction()
+            self.state = State.COMMAND
+        self._work()
+
+    def message_answered(self, reply: Reply) -> None:
+        """The backend's answer to the final dot."""
+        self._answer(reply)
+        self._forget_transaction()
+        self.state = State.COMMAND
+        self._work()
+
+    def relay_failed(self, reply: Reply) -> None:
+        """The backend is lost: whatever it was asked is answered ``reply``.
+
+        In the middle of a message the client is first heard to its end.
+        """
+        # Recipients that were accepted are lost with it: DATA, and further
+        # recipients of this transaction, must not be refused for good.
+        self._broken = reply
+        self._relayed = False
+        if self._slots is not None:
+            self._fill_slots(reply)
+        elif self.state is State.MESSAGE:
+            self.refusal = reply
+            self.state = State.REFUSED
+        elif self.state is State.ASKING or self.state is State.ENDED:
+            self._answer(reply)
+            self._forget_transaction()
+            self.state = State.COMMAND
+        self._work()
+
+    def end(self, reply: Reply) -> None:
+        """Say ``reply`` (421) and close, whatever the state."""
+        if self.state is State.CLOSED:
+            return
+        if self._slots is not None:
+            self._fill_slots(replies.INTERNAL)
+        self._answer(reply)
+        self._close()
+        self._flush()
+
+    # Inside.
+
+    def _work(self) -> None:
+        """Go on with what is held, as far as it goes, and send in one piece."""
+        if self._working:
+            return
+        self._working = True
+        try:
+            while self._buffer and not self._paused and self._step():
+                pass
+        finally:
+            self._working = False
+        self._flush()
+
+    def _step(self) -> bool:
+        """Take one command or one piece of a message; ``False`` if nothing
+        more can be done now."""
+        state = self.state
+        if state is State.COMMAND:
+            return self._command_line()
+        if state is State.MESSAGE or state is State.REFUSED:
+            return self._message_piece()
+        return False
+
+    def _command_line(self) -> bool:
+        buffer = self._buffer
+        end = buffer.find(b"\n")
+        limit = self._limits.command_length
+        if end < 0:
+            if limit and len(buffer) > limit:
+                self._skipping = True
+                self._buffer = b""
+            return False
+        line = buffer[:end]
+        if self._slots is not None and not _is_rcpt(line):
+            return False  # in order: first the recipients' answers
+        self._buffer = buffer[end + 1 :]
+        if self._skipping or (limit and end + 1 > limit):
+            self._skipping = False
+            self._answer(replies.LINE_TOO_LONG)
+            return True
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        if CONTROL.search(line):
+            self._answer(replies.CONTROL_CHARACTER)
+            return True
+        verb, argument = split_line(line)
+        _VERBS.get(verb, Dialogue._unimplemented)(self, argument)
+        return self.state is not State.CLOSED
+
+    def _message_piece(self) -> bool:
+        stream = self._stream
+        assert stream is not None
+        data, self._buffer = self._buffer, b""
+        piece, self._buffer = stream.feed(data)
+        if self.state is State.MESSAGE:
+            limit = self._limits.message_size
+            if stream.bare_lf:
+                self._refuse_message(replies.BARE_LF)
+            elif limit and stream.size > limit:
+                self._refuse_message(replies.TOO_BIG)
+            elif piece:
+                self._driver.relay_body(piece)
+        if not stream.ended:
+            return False
+        if self.state is State.MESSAGE:
+            self.state = State.ENDED
+            self._driver.relay_end()
+        else:
+            self._end_refused()
+        return True
+
+    def _refuse_message(self, reply: Reply) -> None:
+        self.refusal = reply
+        self.state = State.REFUSED
+        self._driver.relay_abort()
+
+    def _end_refused(self) -> None:
+        """The true end of a message that was refused before it."""
+        refusal = self.refusal
+        assert refusal is not None
+        self._answer(refusal)
+        self._forget_transaction()
+        self.state = State.COMMAND
+        if refusal is replies.BARE_LF:
+            # As qmail-smtpd does: such a client may mean another end than we.
+            self._close()
+
+    # Verbs.
+
+    def _greet(self, argument: bytes) -> None:
+        self._reset()
+        self.helo = argument
+
+    def _helo(self, argument: bytes) -> None:
+        self._greet(argument)
+        self._answer(Reply(250, self._hostname))
+
+    def _ehlo(self, argument: bytes) -> None:
+        self._greet(argument)
+        lines = [self._hostname, b"PIPELINING"]
+        if self._limits.announced_size:
+            lines.append(b"SIZE %d" % self._limits.announced_size)
+        self._answer(Reply(250, *lines, b"8BITMIME"))
+
+    def _mail(self, argument: bytes) -> None:
+        sender = read_path(argument)
+        if len(sender) > ADDRESS_MAX:
+            self._answer(replies.SYNTAX)
+            return
+        announced = self._limits.announced_size
+        if announced:
+            size = parameters(argument).get(b"SIZE", b"")
+            if size.isdigit() and len(size) <= 20 and int(size) > announced:
+                self._answer(replies.TOO_BIG)
+                return
+        self._reset()  # a second MAIL starts anew (qmail-smtpd.c, smtp_mail)
+        self.mail_argument = argument
+        self.sender = sender
+        self._answer(replies.SENDER_OK)
+
+    def _rcpt(self, argument: bytes) -> None:
+        if self.mail_argument is None:
+            self._answer(replies.MAIL_FIRST)
+            return
+        if self._too_many_unknown():
+            return
+        verdict = self._driver.decide(read_path(argument), argument)
+        if verdict is Pending.LATER:
+            self._asked = argument
+            self.state = State.ASKING
+            return
+        self._recipient_decided(argument, verdict)
+
+    def _recipient_decided(self, argument: bytes, verdict: Reply | Pending) -> None:
+        if isinstance(verdict, Reply):
+            self._answer(verdict)
+            if verdict.permanent:
+                self.unknown += 1
+            return
+        if self._broken is not None:
+            self._answer(self._broken)
+            return
+        self._relayed = True
+        if self._slots is None:
+            self._slots = deque()
+        self._slots.append(None)
+        self._driver.relay_recipient(argument)
+
+    def _too_many_unknown(self) -> bool:
+        limit = self._limits.unknown_recipients
+        if not limit or self.unknown < limit:
+            return False
+        self._answer(replies.TOO_MANY_UNKNOWN)
+        self._close()
+        return True
+
+    def _data(self, argument: bytes) -> None:
+        if self.mail_argument is None:
+            self._answer(replies.MAIL_FIRST)
+        elif not self.accepted:
+            self._answer(replies.RCPT_FIRST)
+        elif self._broken is not None:
+            self._answer(self._broken)
+            self._forget_transaction()
+        else:
+            self.state = State.ASKING
+            self._driver.relay_data()
+
+    def _rset(self, argument: bytes) -> None:
+        self._reset()
+        self._answer(replies.FLUSHED)
+
+    def _noop(self, argument: bytes) -> None:
+        self._answer(replies.OK)
+
+    def _help(self, argument: bytes) -> None:
+        self._answer(replies.HELP)
+
+    def _vrfy(self, argument: bytes) -> None:
+        self._answer(replies.VRFY)
+
+    def _quit(self, argument: bytes) -> None:
+        self._answer(Reply(221, self._hostname))
+        self._close()
+
+    def _unimplemented(self, argument: bytes) -> None:
+        self._answer(replies.UNIMPLEMENTED)
+
+    # Transactions.
+
+    def _reset(self) -> None:
+        """Give up the transaction (RFC 5321 §4.1.1.5)."""
+        if self._relayed:
+            self._driver.relay_abort()
+        self._forget_transaction()
+
+    def _forget_transaction(self) -> None:
+        self.mail_argument = None
+        self.sender = b""
+        self.accepted = 0
+        self.refusal = None
+        self._stream = None
+        self._relayed = False
+        self._broken = None
+
+    # Output.
+
+    def _answer(self, reply: Reply) -> None:
+        if self._slots is not None:
+            self._slots.append(reply.wire)
+        else:
+            self._out.append(reply.wire)
+
+    def _fill_slots(self, reply: Reply) -> None:
+        """Answer every recipient that still waits with ``reply``."""
+        assert self._slots is not None
+        self._slots = deque(reply.wire if s is None else s for s in self._slots)
+        self._flush_slots()
+
+    def _flush_slots(self) -> None:
+        slots = self._slots
+        assert slots is not None
+        while slots:
+            wire = slots[0]
+            if wire is None:
+                return
+            self._out.append(wire)
+            slots.popleft()
+        self._slots = None
+
+    def _flush(self) -> None:
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._driver.send(data)
+        if self.state is State.CLOSED and self._slots is None:
+            self._driver.close()
+
+    def _close(self) -> None:
+        self.state = State.CLOSED
+        self._buffer = b""
+
+
+def _is_rcpt(line: bytes) -> bool:
+    return line[:5].lower() == b"rcpt "
+
+
+_UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+
+_VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
+    b"helo": Dialogue._helo,
+    b"ehlo": Dialogue._ehlo,
+    b"mail": Dialogue._mail,
+    b"rcpt": Dialogue._rcpt,
+    b"data": Dialogue._data,
+    b"rset": Dialogue._rset,
+    b"noop": Dialogue._noop,
+    b"help": Dialogue._help,
+    b"vrfy": Dialogue._vrfy,
+    b"quit": Dialogue._quit,
+}

@@ -1,0 +1,42 @@
+"""Every reply that the front door says of its own, in one place.
+
+Codes are qmail-smtpd's, except where the comment says why not; texts tell
+nothing of our insides.  docs/replies.md lists cause and remedy of each.
+"""
+
+from proxy.smtp.reply import Reply
+
+OK = Reply(250, b"2.0.0 ok")
+SENDER_OK = Reply(250, b"2.1.0 ok")
+FLUSHED = Reply(250, b"2.0.0 flushed")
+GO_AHEAD = Reply(354, b"go ahead")
+HELP = Reply(214, b"2.0.0 see RFC 5321")
+VRFY = Reply(252, b"2.5.2 send some mail, i'll try my best")
+UNIMPLEMENTED = Reply(502, b"5.5.1 unimplemented")
+SYNTAX = Reply(555, b"5.5.4 syntax error")
+MAIL_FIRST = Reply(503, b"5.5.1 MAIL first")
+RCPT_FIRST = Reply(503, b"5.5.1 RCPT first")
+
+# Not qmail's: it would read such a command otherwise than we do.
+CONTROL_CHARACTER = Reply(501, b"5.5.2 control character in command")
+LINE_TOO_LONG = Reply(500, b"5.5.2 command line too long")
+TOO_BIG = Reply(552, b"5.3.4 message exceeds the size limit")
+
+# qmail-smtpd's straynewline(), with an enhanced code.
+BARE_LF = Reply(451, b"4.6.0 bare LF, see https://cr.yp.to/docs/smtplf.html")
+
+TOO_MANY_UNKNOWN = Reply(421, b"4.7.0 too many unknown recipients")
+IDLE = Reply(421, b"4.4.2 timeout, closing connection")
+TOO_MANY_CONNECTIONS = Reply(421, b"4.3.2 too many connections, try again later")
+SHUTTING_DOWN = Reply(421, b"4.3.2 service not available, try again later")
+
+NO_SUCH_RECIPIENT = Reply(550, b"5.1.1 no such recipient here")
+BAD_SENDER = Reply(553, b"5.7.1 your envelope sender is not accepted here")
+NOT_RELAYED = Reply(553, b"5.7.1 relaying to that domain is not allowed")
+RECIPIENT_DEFERRED = Reply(451, b"4.3.0 cannot check this recipient now")
+MAILBOX_DEFERRED = Reply(451, b"4.2.0 mailbox not available now")
+
+BACKEND_UNREACHABLE = Reply(451, b"4.4.1 cannot pass mail on now")
+BACKEND_LOST = Reply(451, b"4.4.2 cannot pass mail on now")
+BACKEND_CONFUSED = Reply(451, b"4.3.0 cannot pass mail on now")
+INTERNAL = Reply(451, b"4.3.0 temporary failure")

@@ -1,0 +1,117 @@
+"""Replies: what a server says, as a value that is rendered once.
+
+Knows: reply syntax (RFC 5321 §4.2), enhanced status codes (RFC 3463), how to
+clean a foreign server's text.  Knows not: when to say what.  Called by the
+dialogue, the rules and the backend.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LINE_MAX = 510  # RFC 5321 §4.5.3.1.5: 512 octets with the CRLF
+_LINES_MAX = 100
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
+
+
+class Reply:
+    """A reply: ``code`` 200 to 599 and at least one line of text.
+
+    ``wire`` is the whole reply as it is sent.  Equal when ``wire`` is equal.
+    """
+
+    __slots__ = ("code", "lines", "wire")
+
+    def __init__(self, code: int, *lines: bytes) -> None:
+        """Lines are cut and cleaned so that the reply is always well-formed."""
+        self.code = code
+        clean = [_clean(line) for line in lines[:_LINES_MAX]] or [b""]
+        self.lines = tuple(clean)
+        number = b"%d" % code
+        body = [number + b"-" + line for line in clean[:-1]]
+        body.append(number + b" " + clean[-1])
+        self.wire = b"\r\n".join(body) + b"\r\n"
+
+    @property
+    def text(self) -> str:
+        """``550 5.1.1 ...``: the first line, for logs and ``explain``."""
+        return f"{self.code} {self.lines[0].decode('ascii')}"
+
+    @property
+    def positive(self) -> bool:
+        return 200 <= self.code < 300
+
+    @property
+    def temporary(self) -> bool:
+        return 400 <= self.code < 500
+
+    @property
+    def permanent(self) -> bool:
+        return 500 <= self.code < 600
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reply) and other.wire == self.wire
+
+    def __hash__(self) -> int:
+        return hash(self.wire)
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.text}>"
+
+
+def _clean(line: bytes) -> bytes:
+    return _UNPRINTABLE.sub(b"?", line)[: _LINE_MAX - 4]
+
+
+class BadReply(Exception):
+    """What a server sent is not a reply; ``args[0]`` says why."""
+
+
+_REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\n]*))?")
+
+
+class ReplyReader:
+    """Takes replies out of a stream of bytes, however it is cut.
+
+    Bounded: a reply longer than ``limit`` bytes is a :class:`BadReply`.
+    """
+
+    __slots__ = ("_buffer", "_limit", "_lines")
+
+    def __init__(self, limit: int = 65536) -> None:
+        self._buffer = b""
+        self._lines: list[bytes] = []
+        self._limit = limit
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of an unfinished reply is held."""
+        return not self._buffer and not self._lines
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """The replies that ``data`` completes; raises :class:`BadReply`."""
+        if self._buffer:
+            data = self._buffer + data
+        replies = []
+        start = 0
+        while (end := data.find(b"\n", start)) >= 0:
+            reply = self._line(data[start:end].removesuffix(b"\r"))
+            if reply is not None:
+                replies.append(reply)
+            start = end + 1
+        self._buffer = data[start:]
+        held = len(self._buffer) + sum(map(len, self._lines))
+        if held > self._limit or len(self._lines) > _LINES_MAX:
+            raise BadReply("endless reply")
+        return replies
+
+    def _line(self, line: bytes) -> Reply | None:
+        match = _REPLY_LINE.fullmatch(line)
+        if match is None:
+            raise BadReply("not a reply line: " + repr(line[:80])[1:])
+        self._lines.append(match[3] or b"")
+        if match[2] == b"-":
+            return None
+        reply = Reply(int(match[1]), *self._lines)
+        self._lines = []
+        return reply

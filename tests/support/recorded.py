@@ -1,0 +1,144 @@
+"""Recorded qmail hosts: a view made of the recorded files, and what qmail did.
+
+A recording ("world") describes every file of a host by path, type, mode,
+owner and content, and what a real qmail did with each recipient.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import gzip
+import json
+import os
+import pathlib
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.qmail.host import HostSettings, QmailHost
+
+DATA = pathlib.Path(__file__).parent.parent / "data" / "recorded"
+
+_TYPES = {
+    "dir": stat.S_IFDIR,
+    "file": stat.S_IFREG,
+    "symlink": stat.S_IFLNK,
+    "fifo": stat.S_IFIFO,
+    "chardev": stat.S_IFCHR,
+}
+
+
+@dataclass(frozen=True)
+class RecordedStatus:
+    st_mode: int
+    st_uid: int
+    st_gid: int
+    st_ino: int
+    st_size: int
+    st_dev: int = 1
+    st_mtime_ns: int = 1
+    st_ctime_ns: int = 1
+
+
+class RecordedFile:
+    def __init__(self, status: RecordedStatus, content: bytes) -> None:
+        self.status = status
+        self._content = content
+
+    def pread(self, size: int, offset: int) -> bytes:
+        return self._content[offset : offset + size]
+
+    def close(self) -> None:
+        pass
+
+
+class RecordedView:
+    """A :class:`proxy.qmail.view.FileView` on a dictionary of files."""
+
+    def __init__(self, world: dict[str, Any]) -> None:
+        self._files: dict[bytes, tuple[RecordedStatus, bytes]] = {}
+        for number, entry in enumerate(with_accounts(world)):
+            content = content_of(entry)
+            status = RecordedStatus(
+                st_mode=_TYPES[entry["type"]] | int(entry["mode"], 8),
+                st_uid=entry["uid"],
+                st_gid=entry["gid"],
+                st_ino=number,
+                st_size=len(content),
+            )
+            self._files[entry["path"].encode("latin-1")] = status, content
+
+    def lstat(self, path: bytes) -> RecordedStatus:
+        return self._get(path)[0]
+
+    def readlink(self, path: bytes) -> bytes:
+        status, content = self._get(path)
+        assert stat.S_ISLNK(status.st_mode)
+        return content
+
+    def open(self, path: bytes) -> RecordedFile:
+        status, content = self._get(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return RecordedFile(status, content)
+
+    def _get(self, path: bytes) -> tuple[RecordedStatus, bytes]:
+        try:
+            return self._files[path]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+
+def with_accounts(world: dict[str, Any]) -> list[dict[str, Any]]:
+    """The recorded files with /etc/passwd and /etc/group among them."""
+    files = [f for f in world["files"] if not f["path"].startswith("/etc")]
+    files.append({"path": "/etc", "type": "dir", "mode": "0755", "uid": 0, "gid": 0})
+    for name in ("passwd", "group"):
+        files.append(
+            {
+                "path": f"/etc/{name}",
+                "type": "file",
+                "mode": "0644",
+                "uid": 0,
+                "gid": 0,
+                "content": world[name],
+            }
+        )
+    return files
+
+
+def content_of(entry: dict[str, Any]) -> bytes:
+    if "base64" in entry:
+        return base64.b64decode(entry["base64"])
+    text: str = entry.get("content") or entry.get("target") or ""
+    return text.encode("latin-1")
+
+
+def world_names() -> list[str]:
+    return sorted(p.name.removesuffix(".json.gz") for p in DATA.glob("*.json.gz"))
+
+
+def load(name: str) -> dict[str, Any]:
+    with gzip.open(DATA / f"{name}.json.gz") as file:
+        world: dict[str, Any] = json.load(file)
+    return world
+
+
+def settings(world: dict[str, Any]) -> HostSettings:
+    default = world["aliasempty"]
+    return HostSettings(
+        default_delivery=(
+            b"./Mailbox" if default is None else default.encode("latin-1")
+        ),
+        local_ips=frozenset(ip.encode() for ip in world["local_ips"]),
+    )
+
+
+def recorded_host(world: dict[str, Any]) -> QmailHost:
+    return QmailHost(RecordedView(world), settings(world))
+
+
+def relayclient(world: dict[str, Any]) -> bytes | None:
+    value = (world.get("smtpd_env") or {}).get("RELAYCLIENT")
+    return None if value is None else value.encode("latin-1")
