@@ -2,15 +2,17 @@
 
 Knows: the cdb format, and that a damaged file is an error only where the
 lookup runs into the damage.  Knows not: what keys mean.  Called by
-``rcpthosts`` and ``users``.
+``smtpd`` and ``users``.
 """
 
 from __future__ import annotations
 
 import struct
+from itertools import accumulate
 from typing import Protocol
 
 _PAIR = struct.Struct("<II")
+_UINT32 = 0xFFFFFFFF
 
 # A sound table is half empty, so a lookup ends after a few slots.  A hostile
 # one could send us through the whole file.
@@ -32,31 +34,55 @@ def cdb_hash(key: bytes) -> int:
     """The hash of cdb_hash.c: 32 bits, starting from 5381."""
     h = 5381
     for byte in key:
-        h = ((h * 33) & 0xFFFFFFFF) ^ byte
+        h = ((h * 33) & _UINT32) ^ byte
     return h
 
 
-def cdb_get(file: RandomAccess, key: bytes) -> bytes | None:
+def prefix_hashes(key: bytes) -> list[int]:
+    """The hashes of ``key[:0]``, ``key[:1]`` and so on, in one pass."""
+    return list(
+        accumulate(key, lambda h, byte: ((h * 33) & _UINT32) ^ byte, initial=5381)
+    )
+
+
+def cdb_get(file: RandomAccess, key: bytes, hashed: int | None = None) -> bytes | None:
     """The data of the first record under ``key``, or ``None``.
 
-    Raises :class:`CdbError` where ``cdb_seek`` or ``cdb_bread`` gives -1, and
+    ``hashed`` is the key's hash, where it is known already.  Raises
+    :class:`CdbError` where ``cdb_seek`` or ``cdb_bread`` gives -1, and
     :class:`OSError` when the file cannot be read.
     """
-    h = cdb_hash(key)
+    found = _seek(file, key, cdb_hash(key) if hashed is None else hashed)
+    if found is None:
+        return None
+    length, offset = found
+    if length > _DATA_MAX:
+        raise CdbError("a record is longer than 1 MiB")
+    return _read(file, length, offset)
+
+
+def cdb_has(file: RandomAccess, key: bytes) -> bool:
+    """Whether there is a record under ``key``, whose data is not looked at.
+
+    Raises as :func:`cdb_get` does.
+    """
+    return _seek(file, key, cdb_hash(key)) is not None
+
+
+def _seek(file: RandomAccess, key: bytes, h: int) -> tuple[int, int] | None:
+    """``cdb_seek``: length and offset of the data under ``key``."""
     table, slots = _PAIR.unpack(_read(file, 8, 8 * (h & 255)))
     if not slots:
         return None
     slot = (h >> 8) % slots
     for _ in range(min(slots, _PROBES_MAX)):
-        slot_hash, record = _PAIR.unpack(_read(file, 8, table + 8 * slot))
+        slot_hash, record = _PAIR.unpack(_read(file, 8, (table + 8 * slot) & _UINT32))
         if not record:
             return None
         if slot_hash == h:
             key_length, data_length = _PAIR.unpack(_read(file, 8, record))
             if key_length == len(key) and _matches(file, key, record + 8):
-                if data_length > _DATA_MAX:
-                    raise CdbError("a record is longer than 1 MiB")
-                return _read(file, data_length, record + 8 + key_length)
+                return data_length, record + 8 + key_length
         slot += 1
         if slot == slots:
             slot = 0

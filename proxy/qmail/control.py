@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from proxy.qmail.cache import FileCache
 from proxy.qmail.errors import KernelError
-from proxy.qmail.view import OpenFile
+from proxy.qmail.view import OpenFile, Status
 from proxy.qmail.walk import Place, Walker
 
 T = TypeVar("T")
@@ -42,6 +42,19 @@ class ControlError(Exception):
 
     def __str__(self) -> str:
         return f"control/{self.name.decode('latin-1')}: {self.why}"
+
+
+class NotRegular:
+    """An :class:`~proxy.qmail.view.OpenFile` of which nothing can be read."""
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+    def pread(self, size: int, offset: int) -> bytes:
+        raise OSError(errno.EINVAL, "not a regular file")
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 class ControlFiles:
@@ -77,9 +90,16 @@ class ControlFiles:
         return self._parsed(name, parse_map)
 
     def open(self, name: bytes) -> OpenFile | None:
-        """A cdb in the control directory, or ``None`` without the file."""
-        place = self._find(name)
-        return None if place is None else self._cache.opened(self._walker, place)
+        """A cdb in the control directory, or ``None`` without the file.
+
+        open(2) takes a directory or FIFO too; then every lookup fails.
+        """
+        place = self._look(name)
+        if place is None:
+            return None
+        if not stat_bits.S_ISREG(place.status.st_mode):
+            return NotRegular(place.status)
+        return self._cache.opened(self._walker, place)
 
     def readable(self, name: bytes) -> bool:
         """Whether the file exists; :class:`ControlError` if it cannot be read."""
@@ -92,15 +112,18 @@ class ControlFiles:
         return self._cache.parsed(self._walker, place, parse, FILE_MAX)
 
     def _find(self, name: bytes) -> Place | None:
+        place = self._look(name)
+        if place is not None and not stat_bits.S_ISREG(place.status.st_mode):
+            raise ControlError(name, "not a regular file")
+        return place
+
+    def _look(self, name: bytes) -> Place | None:
         try:
-            place = self._walker.readable(name, self._directory)
+            return self._walker.readable(name, self._directory)
         except KernelError as error:
             if error.code == errno.ENOENT:
                 return None
             raise ControlError(name, str(error)) from error
-        if not stat_bits.S_ISREG(place.status.st_mode):
-            raise ControlError(name, "not a regular file")
-        return place
 
 
 def first_line(content: bytes) -> bytes:

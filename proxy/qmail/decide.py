@@ -45,12 +45,14 @@ class Decision:
     """The outcome with its reasons.
 
     ``reason`` is one line for the log; ``undecided`` says that a program
-    decides, so that the recipient was given the benefit of the doubt.
+    decides, so that the recipient was given the benefit of the doubt;
+    ``open_relay`` that only the want of control/rcpthosts let it in.
     """
 
     outcome: Outcome
     reason: str
     undecided: bool = False
+    open_relay: bool = False
     trail: Trail = field(default_factory=Trail)
 
 
@@ -88,7 +90,9 @@ def _gate_and_journey(
     if refusal is not None:
         return refusal
     try:
-        return _Journey(host, trail).decide(gate.recipient, gate.sender)
+        decision = _Journey(host, trail).decide(gate.recipient, gate.sender)
+        decision.open_relay = gate.open_relay
+        return decision
     except _Trouble as error:
         return Decision(Outcome.DEFER, _note_trouble(host, error, trail))
 
@@ -115,6 +119,7 @@ class _Gate:
         self.trail = trail
         self.settings = smtpd.read_settings(host.smtpd_control())
         self.recipient = self.sender = b""
+        self.open_relay = False
 
     def refusal(
         self, recipient: bytes, sender: bytes, relayclient: bytes | None
@@ -122,7 +127,7 @@ class _Gate:
         """``None`` when qmail-smtpd says 250; then ``recipient`` and ``sender``
         are the envelope."""
         settings, trail = self.settings, self.trail
-        self.sender = self._address(sender) or sender
+        self.sender = self._address(sender) or sender.partition(b"\0")[0]
         address = self._address(recipient)
         if address is None:
             return Decision(Outcome.SYNTAX, "the address is too long")
@@ -131,6 +136,9 @@ class _Gate:
         if relayclient is not None:
             trail.add(b"qmail-smtpd", "RELAYCLIENT is set: any domain is allowed")
             address += relayclient
+        elif settings.rcpthosts is None:
+            trail.add(b"control/rcpthosts", "does not exist: every domain is allowed")
+            self.open_relay = True
         elif not smtpd.domain_allowed(settings, address, trail):
             return Decision(Outcome.NOT_RELAYED, "the domain is not in rcpthosts")
         self.recipient = address
@@ -162,7 +170,9 @@ class _Journey:
         route = send.route(self.settings, recipient, self.trail)
         if not route.is_local:
             return Decision(Outcome.REMOTE, "routed to a remote host")
-        envelope = Envelope(*route.local_and_host(), sender)
+        envelope = Envelope(
+            *route.local_and_host(), send.sender_for(sender, route.address)
+        )
         if not envelope.local:
             self.trail.add(b"qmail-lspawn", "the local part is empty: thrown away")
             return Decision(Outcome.DISCARD, "the local part is empty")
@@ -196,6 +206,8 @@ class _Journey:
         chain = (*chain, _delivered_to(envelope))
         for address in delivery.forwards:
             found |= self._copy(address, delivery.forward_sender, chain)
+            if self.deliveries > _DELIVERIES_MAX:
+                break
         return found
 
     def _copy(self, address: bytes, sender: bytes, chain: tuple[bytes, ...]) -> _Found:
@@ -206,7 +218,9 @@ class _Journey:
         route = send.route(self.settings, address, self.trail)
         if not route.is_local:
             return _Found.KEPT
-        envelope = Envelope(*route.local_and_host(), sender)
+        envelope = Envelope(
+            *route.local_and_host(), send.sender_for(sender, route.address)
+        )
         if not envelope.local:
             self.trail.add(b"qmail-lspawn", "the local part is empty: thrown away")
             return _Found.KEPT
@@ -268,6 +282,7 @@ class _Journey:
             local,
             settings.break_char,
             settings.alias_user,
+            settings.home,
         )
         if found_account is not None:
             self.trail.add(

@@ -193,4 +193,3 @@ def _instruction(line: bytes, number: int) -> Instruction | None:
     if first == b"&":
         return Instruction(Kind.FORWARD, text[1:], number)
     return Instruction(Kind.FORWARD, text, number)
-

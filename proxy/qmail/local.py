@@ -261,7 +261,7 @@ class _LocalDelivery:
         if effect.forwards:
             self.trail.add(path, "it forwards to {}", b" ".join(effect.forwards))
         else:
-            self.kept = True
+            self.kept = True  # the program has taken it, whatever it did with it
         self.forwards.extend(effect.forwards)
         return not effect.stops
 
@@ -337,6 +337,7 @@ def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
         maildir = walker.enter(path, home)
     except KernelError as error:
         return str(error)
+    devices = set()
     for name in (b"tmp", b"new"):
         try:
             directory = walker.enter(name, maildir)
@@ -344,6 +345,5 @@ def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
             return f"{name.decode()}: {error}"
         if not walker.identity.may(directory.status, WRITE | SEARCH):
             return f"{name.decode()} is not writable for the user"
-    return None
-
-
+        devices.add(directory.status.st_dev)
+    return None if len(devices) == 1 else "tmp and new are on two file systems"

@@ -113,20 +113,26 @@ Lookup = Callable[[bytes], Account | None]
 
 
 def getpw(
-    lookup: Lookup, walker: Walker, local: bytes, break_char: bytes, alias: bytes
+    lookup: Lookup,
+    walker: Walker,
+    local: bytes,
+    break_char: bytes,
+    alias: bytes,
+    cwd: bytes = b"/var/qmail",
 ) -> Controller | None:
     """qmail-getpw: the account whose name is the longest prefix of ``local``.
 
     A prefix ends at the end or at the break character; the account must not be
     root, and its home must exist and belong to it.  Otherwise the ``alias``
-    user has the whole name.  ``None`` when there is no alias user.  Raises
+    user has the whole name.  ``None`` when there is no alias user.  ``cwd`` is
+    the directory that qmail-getpw is started in.  Raises
     :class:`KernelError` (temporary only) and :class:`CannotTell`.
     """
     end = len(local)
     while end >= 0:
         if end < _USERNAME_MAX and (end == len(local) or local[end] == break_char[0]):
             found = lookup(local[:end].lower())
-            if found is not None and found.uid and _owns_home(walker, found):
+            if found is not None and found.uid and _owns_home(walker, found, cwd):
                 whole = end == len(local)
                 return Controller(
                     found.name,
@@ -143,9 +149,12 @@ def getpw(
     return Controller(found.name, found.uid, found.gid, found.home, b"-", local)
 
 
-def _owns_home(walker: Walker, found: Account) -> bool:
+def _owns_home(walker: Walker, found: Account, cwd: bytes) -> bool:
+    home = found.home
+    if home and not home.startswith(b"/"):
+        home = cwd + b"/" + home
     try:
-        return walker.stat(found.home).status.st_uid == found.uid
+        return walker.stat(home).status.st_uid == found.uid
     except KernelError as error:
         if error.temporary:
             raise

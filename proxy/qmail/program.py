@@ -17,6 +17,9 @@ from dataclasses import dataclass
 _HARD = frozenset({100, 64, 65, 70, 76, 77, 78, 112})
 _QMAIL_BIN = b"bin/"
 
+# A program may be the argument of another, and so on.
+_WORDS_MAX = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -49,7 +52,9 @@ def effect(
     qmail's home directory, for programs called by their full name.
     """
     words = split_words(command, environment)
-    return None if not words else _run(words, home, shell=True)
+    if not words or len(words) > _WORDS_MAX:
+        return None
+    return _run(words, home, shell=True)
 
 
 def _run(words: list[bytes], home: bytes, *, shell: bool) -> Effect | None:

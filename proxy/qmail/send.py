@@ -100,6 +100,18 @@ def route(settings: SendSettings, recipient: bytes, trail: Trail) -> Route:
     return Route(False, address)
 
 
+def sender_for(sender: bytes, recipient: bytes) -> bytes:
+    """``senderadd()``: of ``owner-@host-@[]`` every recipient gets its own
+    ``owner-user=domain@host`` (VERP, addresses.5)."""
+    if not sender.endswith(b"-@[]"):
+        return sender
+    owner, at, host = sender[:-4].rpartition(b"@")
+    if not at:
+        return sender
+    box, _, domain = recipient.rpartition(b"@")
+    return owner + box + b"=" + domain + b"@" + host
+
+
 def _percenthack(
     settings: SendSettings, address: bytes, at: int, trail: Trail
 ) -> bytes:

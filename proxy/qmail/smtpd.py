@@ -8,9 +8,10 @@ address is cut out of a command (:mod:`proxy.smtp.path`).  Called by
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from proxy.qmail.cdb import CdbError, cdb_get
+from proxy.qmail.cdb import CdbError, cdb_has
 from proxy.qmail.control import ControlError, ControlFiles, Names
 from proxy.qmail.trail import Trail
 from proxy.qmail.view import OpenFile
@@ -29,6 +30,7 @@ class SmtpdSettings:
 
 def read_settings(control: ControlFiles) -> SmtpdSettings:
     """``setup()``; raises :class:`ControlError` where qmail-smtpd says 421."""
+    control.readable(b"me")
     if control.line_or_me(b"smtpgreeting", None) is None:
         raise ControlError(b"me", "missing, and there is no control/smtpgreeting")
     localiphost = control.line_or_me(b"localiphost", None)
@@ -40,11 +42,19 @@ def read_settings(control: ControlFiles) -> SmtpdSettings:
     return SmtpdSettings(rcpthosts, more, badmailfrom, localiphost)
 
 
+def databytes(control: ControlFiles) -> int:
+    """control/databytes (qmail-smtpd.8): the largest message in bytes, lines
+    ended by a LF alone; 0 is no limit."""
+    match = re.match(rb"[0-9]{1,18}", control.line(b"databytes") or b"")
+    return int(match[0]) if match else 0
+
+
 def envelope_address(
     settings: SmtpdSettings, path: bytes, local_ips: frozenset[bytes], trail: Trail
 ) -> bytes | None:
     """The end of ``addrparse()``: ``user@[our address]`` becomes
-    ``user@localiphost``; ``None`` for an address that is too long (555)."""
+    ``user@localiphost``; ``None`` for an address that is too long (555).
+    What follows a NUL counts for the length, and is not seen any more."""
     literal = address_literal(path) if settings.localiphost is not None else None
     if literal is not None and literal[1] in local_ips:
         path = path[: literal[0]] + (settings.localiphost or b"")
@@ -52,7 +62,7 @@ def envelope_address(
     if len(path) > ADDRESS_MAX:
         trail.add(b"qmail-smtpd", "longer than {} bytes", ADDRESS_MAX)
         return None
-    return path
+    return path.partition(b"\0")[0]
 
 
 def sender_listed(settings: SmtpdSettings, sender: bytes, trail: Trail) -> bool:
@@ -76,10 +86,7 @@ def domain_allowed(settings: SmtpdSettings, address: bytes, trail: Trail) -> boo
 
     Raises :class:`ControlError` for a damaged morercpthosts.cdb (421).
     """
-    names = settings.rcpthosts
-    if names is None:
-        trail.add(b"control/rcpthosts", "does not exist: every domain is allowed")
-        return True
+    names = settings.rcpthosts or {}
     at = address.rfind(b"@")
     if at < 0:
         trail.add(b"qmail-smtpd", "an address without @ is always allowed")
@@ -102,6 +109,6 @@ def domain_allowed(settings: SmtpdSettings, address: bytes, trail: Trail) -> boo
 
 def _in_cdb(file: OpenFile, key: bytes) -> bool:
     try:
-        return cdb_get(file, key) is not None
+        return cdb_has(file, key)
     except (CdbError, OSError) as error:
         raise ControlError(b"morercpthosts.cdb", str(error)) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.qmail.cdb import CdbError, RandomAccess, cdb_get
+from proxy.qmail.cdb import CdbError, RandomAccess, cdb_get, prefix_hashes
 from proxy.qmail.passwd import Controller
 
 _DIGITS = re.compile(rb"[0-9]*")
@@ -42,12 +42,13 @@ def _search(cdb: RandomAccess, local: bytes) -> tuple[bytes, bytes] | None:
     if wildcards is None:
         raise CdbError("it has no list of wildcard characters")
     lower = b"!" + local.lower() + b"\0"
-    data = cdb_get(cdb, lower)
+    hashes = prefix_hashes(lower)  # a name of dashes has many prefixes
+    data = cdb_get(cdb, lower, hashes[-1])
     if data is not None:
         return lower, data
     for length in range(len(lower) - 1, 0, -1):
         if length == 1 or lower[length - 1] in wildcards:
-            data = cdb_get(cdb, lower[:length])
+            data = cdb_get(cdb, lower[:length], hashes[length])
             if data is not None:
                 return lower[:length], data + local[length - 1 :]
     return None

@@ -35,15 +35,28 @@ class QmailRule:
 
     name = "qmail"
 
-    def __init__(self, host: QmailHost) -> None:
+    def __init__(self, host: QmailHost, *, guard_relay: bool = False) -> None:
+        """``guard_relay``: should control/rcpthosts vanish, remote recipients
+        are deferred, although qmail would relay to them."""
         self._host = host
+        self._guard_relay = guard_relay
 
     def ask(self, question: Question) -> Verdict:
         """Always has an opinion, and always at once."""
         decision = decide(
             self._host, question.recipient, question.sender, question.relayclient
         )
+        if self._guard_relay and decision.open_relay:
+            decision = guarded(decision)
         return verdict(decision)
+
+
+def guarded(decision: Decision) -> Decision:
+    """The same, unless it would make an open relay of the host."""
+    if decision.outcome is not Outcome.REMOTE:
+        return decision
+    reason = "control/rcpthosts is missing: relaying would be open to everybody"
+    return Decision(Outcome.BROKEN, reason, trail=decision.trail)
 
 
 def verdict(decision: Decision) -> Verdict:

@@ -20,14 +20,13 @@ States of a session, and what each has promised::
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from proxy.smtp import replies
 from proxy.smtp.command import CONTROL, parameters, split_line
 from proxy.smtp.data import MessageStream
+from proxy.smtp.driver import Driver, Limits, Pending
+from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
 
@@ -43,62 +42,6 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Pending(enum.Enum):
-    """Answers of :meth:`Driver.decide` that are not a refusal."""
-
-    ACCEPTED = "accepted"
-    LATER = "later"
-
-
-class Driver(Protocol):
-    """What the dialogue asks of the world; never called re-entrantly.
-
-    Each ``relay_`` call but ``relay_body`` is answered by one call of the
-    method of :class:`Dialogue` that its text names, at once or later.
-    """
-
-    def send(self, data: bytes) -> None:
-        """Send replies to the client."""
-
-    def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
-        """May this recipient in?  A reply refuses it; after ``LATER``,
-        :meth:`Dialogue.decided` follows."""
-
-    def relay_recipient(self, argument: bytes) -> None:
-        """Tell the backend; then :meth:`Dialogue.recipient_answered`."""
-
-    def relay_data(self) -> None:
-        """Ask the backend; then :meth:`Dialogue.data_answered`."""
-
-    def relay_body(self, piece: bytes) -> None:
-        """Bytes of the message."""
-
-    def relay_end(self) -> None:
-        """The final dot; then :meth:`Dialogue.message_answered`."""
-
-    def relay_abort(self) -> None:
-        """The transaction is given up: the backend must see no final dot.
-        Nothing that was asked is answered any more."""
-
-    def close(self) -> None:
-        """Close the client's connection when everything is sent."""
-
-
-@dataclass(slots=True)
-class Limits:
-    """Bounds of one session; 0 is none.
-
-    ``command_length`` in bytes with the line end, ``unknown_recipients`` in
-    refusals with a permanent reply, ``message_size`` in bytes as sent.
-    ``announced_size`` is what EHLO says and MAIL's SIZE is held against.
-    """
-
-    command_length: int = 4096
-    unknown_recipients: int = 20
-    message_size: int = 0
-    announced_size: int = 0
-
-
 class Dialogue:
     """One client's session, from greeting to close."""
 
@@ -109,14 +52,14 @@ class Dialogue:
         "_driver",
         "_hostname",
         "_limits",
-        "_out",
+        "_outbox",
         "_paused",
         "_relayed",
         "_skipping",
-        "_slots",
         "_stream",
         "_working",
         "accepted",
+        "extended",
         "helo",
         "mail_argument",
         "refusal",
@@ -130,8 +73,7 @@ class Dialogue:
         self._hostname = hostname
         self._limits = limits
         self._buffer = b""
-        self._out: list[bytes] = []
-        self._slots: deque[bytes | None] | None = None
+        self._outbox = Outbox()
         self._stream: MessageStream | None = None
         self._asked = b""
         self._relayed = False
@@ -141,6 +83,7 @@ class Dialogue:
         self._working = False
         self.state = State.COMMAND
         self.helo = b""
+        self.extended = False
         self.mail_argument: bytes | None = None
         self.sender = b""
         self.accepted = 0
@@ -157,6 +100,15 @@ class Dialogue:
     def held(self) -> int:
         """Bytes of input that wait for an answer."""
         return len(self._buffer)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is not the client's turn, but the rules' or backend's."""
+        return (
+            self.state is State.ASKING
+            or self.state is State.ENDED
+            or self._outbox.waiting
+        )
 
     @property
     def in_transaction(self) -> bool:
@@ -194,10 +146,7 @@ class Dialogue:
         """The backend's answer to the oldest recipient it was told."""
         if reply.positive:
             self.accepted += 1
-        slots = self._slots
-        assert slots is not None
-        slots[slots.index(None)] = reply.wire
-        self._flush_slots()
+        self._outbox.fill_oldest(reply)
         self._work()
 
     def data_answered(self, reply: Reply) -> None:
@@ -227,8 +176,8 @@ class Dialogue:
         # recipients of this transaction, must not be refused for good.
         self._broken = reply
         self._relayed = False
-        if self._slots is not None:
-            self._fill_slots(reply)
+        if self._outbox.waiting:
+            self._outbox.fill_all(reply)
         elif self.state is State.MESSAGE:
             self.refusal = reply
             self.state = State.REFUSED
@@ -242,8 +191,7 @@ class Dialogue:
         """Say ``reply`` (421) and close, whatever the state."""
         if self.state is State.CLOSED:
             return
-        if self._slots is not None:
-            self._fill_slots(replies.INTERNAL)
+        self._outbox.fill_all(replies.INTERNAL)
         self._answer(reply)
         self._close()
         self._flush()
@@ -282,7 +230,7 @@ class Dialogue:
                 self._buffer = b""
             return False
         line = buffer[:end]
-        if self._slots is not None and not _is_rcpt(line):
+        if self._outbox.waiting and not _is_rcpt(line):
             return False  # in order: first the recipients' answers
         self._buffer = buffer[end + 1 :]
         if self._skipping or (limit and end + 1 > limit):
@@ -309,16 +257,14 @@ class Dialogue:
                 self._refuse_message(replies.BARE_LF)
             elif limit and stream.size > limit:
                 self._refuse_message(replies.TOO_BIG)
+            elif stream.ended:
+                self.state = State.ENDED
+                self._driver.relay_end(piece)
             elif piece:
                 self._driver.relay_body(piece)
-        if not stream.ended:
-            return False
-        if self.state is State.MESSAGE:
-            self.state = State.ENDED
-            self._driver.relay_end()
-        else:
+        if stream.ended and self.state is State.REFUSED:
             self._end_refused()
-        return True
+        return stream.ended
 
     def _refuse_message(self, reply: Reply) -> None:
         self.refusal = reply
@@ -329,6 +275,7 @@ class Dialogue:
         """The true end of a message that was refused before it."""
         refusal = self.refusal
         assert refusal is not None
+        self._driver.message_refused(refusal)
         self._answer(refusal)
         self._forget_transaction()
         self.state = State.COMMAND
@@ -338,16 +285,17 @@ class Dialogue:
 
     # Verbs.
 
-    def _greet(self, argument: bytes) -> None:
+    def _greet(self, argument: bytes, *, extended: bool) -> None:
         self._reset()
         self.helo = argument
+        self.extended = extended
 
     def _helo(self, argument: bytes) -> None:
-        self._greet(argument)
+        self._greet(argument, extended=False)
         self._answer(Reply(250, self._hostname))
 
     def _ehlo(self, argument: bytes) -> None:
-        self._greet(argument)
+        self._greet(argument, extended=True)
         lines = [self._hostname, b"PIPELINING"]
         if self._limits.announced_size:
             lines.append(b"SIZE %d" % self._limits.announced_size)
@@ -358,10 +306,10 @@ class Dialogue:
         if len(sender) > ADDRESS_MAX:
             self._answer(replies.SYNTAX)
             return
-        announced = self._limits.announced_size
-        if announced:
+        limit = self._limits.declared_size
+        if limit:
             size = parameters(argument).get(b"SIZE", b"")
-            if size.isdigit() and len(size) <= 20 and int(size) > announced:
+            if size.isdigit() and len(size) <= 20 and int(size) > limit:
                 self._answer(replies.TOO_BIG)
                 return
         self._reset()  # a second MAIL starts anew (qmail-smtpd.c, smtp_mail)
@@ -392,9 +340,7 @@ class Dialogue:
             self._answer(self._broken)
             return
         self._relayed = True
-        if self._slots is None:
-            self._slots = deque()
-        self._slots.append(None)
+        self._outbox.keep_place()
         self._driver.relay_recipient(argument)
 
     def _too_many_unknown(self) -> bool:
@@ -457,34 +403,13 @@ class Dialogue:
     # Output.
 
     def _answer(self, reply: Reply) -> None:
-        if self._slots is not None:
-            self._slots.append(reply.wire)
-        else:
-            self._out.append(reply.wire)
-
-    def _fill_slots(self, reply: Reply) -> None:
-        """Answer every recipient that still waits with ``reply``."""
-        assert self._slots is not None
-        self._slots = deque(reply.wire if s is None else s for s in self._slots)
-        self._flush_slots()
-
-    def _flush_slots(self) -> None:
-        slots = self._slots
-        assert slots is not None
-        while slots:
-            wire = slots[0]
-            if wire is None:
-                return
-            self._out.append(wire)
-            slots.popleft()
-        self._slots = None
+        self._outbox.say(reply)
 
     def _flush(self) -> None:
-        if self._out:
-            data = b"".join(self._out)
-            self._out.clear()
+        data = self._outbox.take()
+        if data:
             self._driver.send(data)
-        if self.state is State.CLOSED and self._slots is None:
+        if self.state is State.CLOSED and not self._outbox.waiting:
             self._driver.close()
 
     def _close(self) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.qmail.host import HostSettings, QmailHost
+from proxy.qmail.view import Status
 
 DATA = pathlib.Path(__file__).parent.parent / "data" / "recorded"
 
@@ -43,7 +44,7 @@ class RecordedStatus:
 
 class RecordedFile:
     def __init__(self, status: RecordedStatus, content: bytes) -> None:
-        self.status = status
+        self.status: Status = status
         self._content = content
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -95,16 +96,8 @@ def with_accounts(world: dict[str, Any]) -> list[dict[str, Any]]:
     files = [f for f in world["files"] if not f["path"].startswith("/etc")]
     files.append({"path": "/etc", "type": "dir", "mode": "0755", "uid": 0, "gid": 0})
     for name in ("passwd", "group"):
-        files.append(
-            {
-                "path": f"/etc/{name}",
-                "type": "file",
-                "mode": "0644",
-                "uid": 0,
-                "gid": 0,
-                "content": world[name],
-            }
-        )
+        file = {"path": f"/etc/{name}", "type": "file", "mode": "0644"}
+        files.append({**file, "uid": 0, "gid": 0, "content": world[name]})
     return files
 
 

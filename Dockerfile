@@ -1,0 +1,21 @@
+# A small image whose default command serves.  The base image is an argument:
+#   docker build --build-arg BASE=registry.example.test/python:3.11-slim .
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY proxy ./proxy
+RUN python3 -m venv /opt/backstop \
+ && /opt/backstop/bin/pip install --no-cache-dir ".[fast]" \
+ && /opt/backstop/bin/pip uninstall -y pip
+
+FROM ${BASE}
+COPY --from=build /opt/backstop /opt/backstop
+ENV PATH=/opt/backstop/bin:$PATH PYTHONUNBUFFERED=1
+# No name, so that no passwd entry is needed.  Ports below 1024 want the
+# capability NET_BIND_SERVICE, or listen.addresses above them.
+USER 10025:10025
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["backstop"]
+CMD ["serve"]

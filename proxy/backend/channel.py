@@ -1,0 +1,185 @@
+"""One connection to the backend: commands out, replies in, in order.
+
+Knows: pairing of replies with commands, pipelining where the backend offers
+it, deadlines, when a connection can no longer be trusted.  Knows not: what is
+said over it (:mod:`proxy.backend.conversation`), where connections come from
+(:mod:`proxy.backend.pool`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import aiosmtplib
+
+from proxy.smtp.reply import BadReply, Reply, ReplyReader
+
+OnReply = Callable[[Reply], None]
+
+
+class ChannelOwner(Protocol):
+    """Whoever speaks over a channel at the moment."""
+
+    def channel_lost(self, why: str) -> None:
+        """The channel is gone; nothing that was asked will be answered."""
+
+    def channel_blocked(self) -> None:
+        """The backend does not keep up: stop handing in bytes."""
+
+    def channel_writable(self) -> None:
+        """It does again."""
+
+
+class Channel(asyncio.Protocol):
+    """Takes over a connection that aiosmtplib has made and greeted.
+
+    ``deadline`` is loop time, in seconds, by which something must happen.
+    """
+
+    __slots__ = (
+        "_client",
+        "_reader",
+        "_transport",
+        "_unsent",
+        "_waiting",
+        "blocked",
+        "born",
+        "deadline",
+        "lost_why",
+        "offered",
+        "owner",
+        "step",
+        "used",
+    )
+
+    def __init__(
+        self, client: aiosmtplib.SMTP, transport: asyncio.Transport, now: float
+    ) -> None:
+        self._client = client
+        self._transport = transport
+        self._reader = ReplyReader()
+        self._waiting: deque[OnReply] = deque()
+        self._unsent: deque[tuple[bytes, OnReply]] = deque()
+        self.blocked = False
+        self.born = now
+        self.deadline = float("inf")
+        self.lost_why = ""
+        self.offered: frozenset[bytes] = frozenset()
+        self.owner: ChannelOwner | None = None
+        self.step = "greeting"
+        self.used = 0
+        transport.set_protocol(self)
+
+    @property
+    def usable(self) -> bool:
+        """Open, and nothing outstanding in either direction."""
+        return (
+            not self.lost_why
+            and not self._waiting
+            and not self._unsent
+            and self._reader.empty
+            and not self._transport.is_closing()
+        )
+
+    def ask(self, *commands: tuple[bytes, OnReply]) -> None:
+        """Send command lines (without CRLF), each with whom to tell its reply.
+
+        Together if the backend offers PIPELINING (RFC 2920), else one by one.
+        """
+        if b"PIPELINING" in self.offered and not self._unsent:
+            self._waiting.extend(on_reply for _, on_reply in commands)
+            self._write(b"".join([line + b"\r\n" for line, _ in commands]), commands)
+            return
+        self._unsent.extend(commands)
+        if not self._waiting:
+            self._send_next()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of a message."""
+        if not self.lost_why:
+            self._transport.write(data)
+
+    def end_message(self, data: bytes, on_reply: OnReply) -> None:
+        """The last bytes of a message and the final dot."""
+        self.step = "final dot"
+        self._waiting.append(on_reply)
+        self.write(data + b".\r\n")
+
+    def drop(self, why: str) -> None:
+        """Close at once; the owner is told."""
+        if not self.lost_why:
+            self._lost(why)
+            self._transport.abort()
+            self._client.close()
+
+    def discard(self) -> None:
+        """Close without telling anybody: the owner wants it so."""
+        self.owner = None
+        self.drop("given up")
+
+    def quit(self) -> None:
+        """Close politely (RFC 5321 §4.1.1.10), without waiting for the answer."""
+        self.owner = None
+        if not self.lost_why:
+            self.lost_why = "quit"
+            self._transport.write(b"QUIT\r\n")
+            self._client.close()
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            replies = self._reader.feed(data)
+        except BadReply as error:
+            self.drop(f"{self.step}: {error}")
+            return
+        for reply in replies:
+            if self.lost_why:
+                return
+            if not self._waiting:
+                self.drop(f"unexpected reply: {reply.text}")
+                return
+            self._waiting.popleft()(reply)
+            if not self._waiting and self._unsent:
+                self._send_next()
+
+    def eof_received(self) -> bool:
+        self.drop(f"{self.step}: the backend closed the connection")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost_why:
+            detail = str(exc) if exc else "the backend closed the connection"
+            self._lost(f"{self.step}: {detail}")
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        if self.owner is not None:
+            self.owner.channel_blocked()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        if self.owner is not None:
+            self.owner.channel_writable()
+
+    # Inside.
+
+    def _send_next(self) -> None:
+        line, on_reply = self._unsent.popleft()
+        self._waiting.append(on_reply)
+        self._write(line + b"\r\n", ((line, on_reply),))
+
+    def _write(self, data: bytes, commands: tuple[tuple[bytes, OnReply], ...]) -> None:
+        self.step = commands[-1][0].partition(b" ")[0].decode("latin-1")
+        self.write(data)
+
+    def _lost(self, why: str) -> None:
+        self.lost_why = why
+        self._waiting.clear()
+        self._unsent.clear()
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.channel_lost(why)

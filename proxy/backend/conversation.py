@@ -1,0 +1,349 @@
+"""One client session's conversation with the backend.
+
+Knows: when a connection is opened (late), what goes out together, which of the
+backend's answers may be passed on, when a lost connection may be replaced
+without anybody noticing.  Knows not: the client's side; the ``Listener`` does.
+One conversation is made per session, and outlives it while an answer to a
+final dot is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.backend.channel import Channel
+from proxy.backend.pool import Backend
+from proxy.smtp import replies
+from proxy.smtp.command import for_backend
+from proxy.smtp.reply import Reply
+
+
+class Listener(Protocol):
+    """The session; see :class:`proxy.smtp.dialogue.Dialogue` for the answers."""
+
+    def recipient_answered(self, reply: Reply) -> None: ...
+
+    def data_answered(self, reply: Reply) -> None: ...
+
+    def message_answered(self, reply: Reply) -> None: ...
+
+    def relay_failed(self, reply: Reply, step: str, why: str) -> None: ...
+
+    def relay_blocked(self) -> None: ...
+
+    def relay_writable(self) -> None: ...
+
+
+class _Step(enum.Enum):
+    """Where the backend stands in a transaction."""
+
+    IDLE = "idle"  # nothing begun, or everything complete
+    ENVELOPE = "envelope"  # MAIL was sent
+    DATA = "DATA"  # DATA was sent, 354 is awaited
+    MESSAGE = "message"  # 354 was given
+    DOT = "final dot"  # the dot was sent
+
+
+class Conversation:
+    """Implements the ``relay_`` requests of the dialogue."""
+
+    __slots__ = (
+        "_asked",
+        "_backend",
+        "_channel",
+        "_fresh",
+        "_helo",
+        "_left",
+        "_listener",
+        "_mail",
+        "_mail_refusal",
+        "_opening",
+        "_prefix",
+        "_promised",
+        "_ready",
+        "_reset_first",
+        "_step",
+    )
+
+    def __init__(self, backend: Backend, listener: Listener) -> None:
+        self._backend = backend
+        self._listener = listener
+        self._channel: Channel | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._helo = b""
+        self._mail = b""
+        self._asked: deque[bytes] = deque()
+        self._mail_refusal: Reply | None = None
+        self._prefix = b""
+        self._fresh = False
+        self._left = False
+        self._promised = False
+        self._ready = False
+        self._reset_first = False
+        self._step = _Step.IDLE
+
+    # Requests.
+
+    def recipient(self, helo: bytes, mail: bytes, argument: bytes) -> None:
+        """Tell the backend of a recipient; ``mail`` and ``argument`` are the
+        client's own arguments of MAIL and RCPT."""
+        self._asked.append(argument)
+        if self._channel is None:
+            if self._opening is None:
+                self._helo, self._mail = helo, mail
+                self._connect()
+        elif self._ready:
+            if self._step is _Step.IDLE:
+                self._mail = mail
+                self._send_envelope()
+            else:
+                self._ask((self._rcpt(argument), self._rcpt_answered))
+
+    def data(self, prefix: bytes) -> None:
+        """Ask for 354; ``prefix`` goes before the message's own bytes."""
+        self._prefix = prefix
+        if self._mail_refusal is not None or self._channel is None:
+            self._listener.data_answered(self._mail_refusal or replies.BACKEND_LOST)
+            return
+        self._step = _Step.DATA
+        self._ask((b"DATA", self._data_answered))
+
+    def body(self, piece: bytes) -> None:
+        """Bytes of the message."""
+        channel = self._channel
+        if channel is not None:
+            channel.write(self._take_prefix() + piece)
+
+    def end(self, piece: bytes) -> None:
+        """The message's last bytes and the final dot."""
+        channel = self._channel
+        assert channel is not None
+        self._step = _Step.DOT
+        self._expect(self._backend.settings.final_timeout)
+        channel.end_message(self._take_prefix() + piece, self._message_answered)
+
+    def abort(self) -> None:
+        """Give the transaction up; nothing that was asked is told any more."""
+        self._asked.clear()
+        channel = self._channel
+        if channel is not None:
+            if self._step is _Step.ENVELOPE and channel.usable:
+                self._reset_first = True
+            else:
+                self._backend.discard(channel)
+                self._forget_channel()
+        self._forget_transaction()
+
+    def leave(self) -> None:
+        """The client's session is over."""
+        self._left = True
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        channel = self._channel
+        if channel is None or self._step is _Step.DOT:
+            return  # a final dot's answer is waited for, and logged
+        if self._ready and channel.usable and self._step is not _Step.MESSAGE:
+            self._backend.release(channel)
+        else:
+            self._backend.discard(channel)
+        self._forget_channel()
+
+    # The channel's owner.
+
+    def channel_blocked(self) -> None:
+        self._expect(self._backend.settings.data_timeout)
+        self._listener.relay_blocked()
+
+    def channel_writable(self) -> None:
+        if self._step is _Step.MESSAGE:
+            self._expect(float("inf"))
+        self._listener.relay_writable()
+
+    def channel_lost(self, why: str) -> None:
+        step = self._step
+        self._forget_channel()
+        if step is _Step.IDLE and not self._asked:
+            return  # between two transactions: the next one opens another
+        if self._may_retry():
+            self._fresh = True
+            self._forget_transaction()
+            self._connect()
+            return
+        self._fail(replies.BACKEND_LOST, step.value, why)
+
+    # Inside: opening.
+
+    def _may_retry(self) -> bool:
+        """Once, on a connection that had been used before, and only while the
+        client was promised nothing on it."""
+        return bool(self._asked) and not self._promised and not self._fresh
+
+    def _connect(self) -> None:
+        channel = None if self._fresh else self._backend.reuse()
+        if channel is not None:
+            self._greet(channel)
+            return
+        self._fresh = True
+        self._opening = self._backend.open(self._greet, self._open_failed)
+
+    def _open_failed(self, why: str) -> None:
+        self._opening = None
+        self._fail(replies.BACKEND_UNREACHABLE, "connect", why)
+
+    def _greet(self, channel: Channel) -> None:
+        """Say EHLO with the client's own name; it also resets a connection
+        that was used before (RFC 5321 §4.1.4)."""
+        self._opening = None
+        self._channel = channel
+        self._ready = False
+        channel.owner = self
+        self._ask((b"EHLO " + (self._helo or self._backend.hostname), self._ehlo))
+
+    def _ehlo(self, reply: Reply) -> None:
+        channel = self._channel
+        assert channel is not None
+        if reply.code == 250:
+            channel.offered = frozenset(
+                line.partition(b" ")[0].upper() for line in reply.lines[1:]
+            )
+            self._begin()
+        elif 400 <= reply.code < 600 and reply.code != 421:
+            channel.offered = frozenset()
+            self._ask((b"HELO " + self._backend.hostname, self._helo_answered))
+        else:
+            self._confused("EHLO", reply)
+
+    def _helo_answered(self, reply: Reply) -> None:
+        if reply.code == 250:
+            self._begin()
+        else:
+            self._confused("HELO", reply)
+
+    def _begin(self) -> None:
+        self._ready = True
+        if self._asked:
+            self._send_envelope()
+        else:
+            self._expect(float("inf"))
+
+    # Inside: the envelope.
+
+    def _send_envelope(self) -> None:
+        channel = self._channel
+        assert channel is not None
+        self._step = _Step.ENVELOPE
+        commands = [(for_backend(b"MAIL", self._mail, channel.offered), self._mailed)]
+        if self._reset_first:
+            self._reset_first = False
+            commands.insert(0, (b"RSET", self._reset_answered))
+        commands += [(self._rcpt(rcpt), self._rcpt_answered) for rcpt in self._asked]
+        self._ask(*commands)
+
+    def _rcpt(self, argument: bytes) -> bytes:
+        return for_backend(b"RCPT", argument, ())
+
+    def _reset_answered(self, reply: Reply) -> None:
+        if not reply.positive:
+            self._confused("RSET", reply)
+
+    def _mailed(self, reply: Reply) -> None:
+        if reply.code == 250:
+            return
+        if _is_refusal(reply):
+            self._mail_refusal = reply
+        else:
+            self._confused("MAIL", reply)
+
+    def _rcpt_answered(self, reply: Reply) -> None:
+        if self._mail_refusal is not None:
+            reply = self._mail_refusal  # it says 503, MAIL was the reason
+        if reply.code in (250, 251):
+            self._promised = True
+        elif not _is_refusal(reply):
+            self._confused("RCPT", reply)
+            return
+        self._asked.popleft()
+        if not self._asked:
+            self._expect(float("inf"))
+        self._listener.recipient_answered(reply)
+
+    # Inside: the message.
+
+    def _data_answered(self, reply: Reply) -> None:
+        self._expect(float("inf"))
+        if reply.code == 354:
+            self._step = _Step.MESSAGE
+        elif _is_refusal(reply):
+            self._reset_first = True
+            self._forget_transaction()
+        else:
+            self._confused("DATA", reply)
+            return
+        self._listener.data_answered(reply)
+
+    def _message_answered(self, reply: Reply) -> None:
+        if reply.code != 250 and not _is_refusal(reply):
+            self._confused("final dot", reply)
+            return
+        self._expect(float("inf"))
+        self._forget_transaction()
+        self._fresh = False  # from now on it is a used one
+        channel = self._channel
+        if self._left and channel is not None:
+            self._backend.release(channel)
+            self._forget_channel()
+        self._listener.message_answered(reply)
+
+    def _take_prefix(self) -> bytes:
+        prefix, self._prefix = self._prefix, b""
+        return prefix
+
+    # Inside: trouble.
+
+    def _confused(self, step: str, reply: Reply) -> None:
+        """An answer that does not belong here: the connection is not trusted
+        any more, and the client is told "later"."""
+        channel = self._channel
+        if channel is not None:
+            self._backend.discard(channel)
+            self._forget_channel()
+        answer = replies.BACKEND_CONFUSED
+        if reply.code == 421:
+            answer = replies.BACKEND_LOST
+        self._fail(answer, step, f"the backend said: {reply.text}")
+
+    def _fail(self, reply: Reply, step: str, why: str) -> None:
+        self._asked.clear()
+        self._forget_transaction()
+        self._listener.relay_failed(reply, step, why)
+
+    def _forget_channel(self) -> None:
+        self._channel = None
+        self._ready = False
+        self._reset_first = False
+
+    def _forget_transaction(self) -> None:
+        self._step = _Step.IDLE
+        self._mail_refusal = None
+        self._prefix = b""
+        self._promised = False
+
+    def _ask(self, *commands: tuple[bytes, Callable[[Reply], None]]) -> None:
+        channel = self._channel
+        assert channel is not None
+        self._expect(self._backend.settings.command_timeout)
+        channel.ask(*commands)
+
+    def _expect(self, seconds: float) -> None:
+        if self._channel is not None:
+            self._channel.deadline = self._backend.now() + seconds
+
+
+def _is_refusal(reply: Reply) -> bool:
+    """421 is no answer to a command: the backend is about to leave."""
+    return 400 <= reply.code < 600 and reply.code != 421

@@ -1,0 +1,182 @@
+"""The backend as a place: its connections, made, kept for reuse, and ended.
+
+Knows: where the backend is, which connections are open, which may be used
+again, whether the backend answers.  Knows not: envelopes or messages.  Called
+by ``conversation``; made by the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import aiosmtplib
+
+from proxy.backend.channel import Channel
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """Where qmail-smtpd listens, and how long it may take; times in seconds.
+
+    ``host`` and ``port``, or ``path`` of a Unix socket.  The times are shorter
+    than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
+    connections are kept for ``kept_seconds``.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 2525
+    path: str = ""
+    connect_timeout: float = 10.0
+    command_timeout: float = 60.0
+    data_timeout: float = 120.0
+    final_timeout: float = 540.0
+    kept: int = 8
+    kept_seconds: float = 30.0
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
+
+
+# A connection is not used for ever: leaks in old servers stay small.
+_USES_MAX = 1000
+
+OnChannel = Callable[[Channel], None]
+OnFailure = Callable[[str], None]
+
+
+class Backend:
+    """Connections to one backend.
+
+    ``hostname`` is what we call ourselves; ``up`` and ``trouble`` say what the
+    last attempt to connect came to.
+    """
+
+    def __init__(self, settings: BackendSettings, hostname: bytes) -> None:
+        self.settings = settings
+        self.hostname = hostname
+        self.up: bool | None = None
+        self.trouble = ""
+        self._idle: list[Channel] = []
+        self._live: set[Channel] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._live)
+
+    def now(self) -> float:
+        """Loop time in seconds; deadlines are held against it."""
+        return self._loop.time()
+
+    def reuse(self) -> Channel | None:
+        """An idle connection that is still good, if there is one."""
+        oldest = self.now() - self.settings.kept_seconds
+        while self._idle:
+            channel = self._idle.pop()
+            if channel.usable and channel.deadline >= oldest:
+                channel.deadline = float("inf")
+                return channel
+            self._end(channel)
+        return None
+
+    def open(self, on_channel: OnChannel, on_failure: OnFailure) -> asyncio.Task[None]:
+        """Make a new connection; one of the two is called when it is done.
+
+        The task may be cancelled; then neither is.
+        """
+        task = self._loop.create_task(self._open(on_channel, on_failure))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return task
+
+    def release(self, channel: Channel) -> None:
+        """Give back a connection whose transaction is complete."""
+        channel.owner = None
+        channel.used += 1
+        good = channel.usable and channel.used < _USES_MAX
+        if good and len(self._idle) < self.settings.kept:
+            # While it is idle, the time of its release.
+            channel.deadline = self.now()
+            self._idle.append(channel)
+        else:
+            self._end(channel)
+
+    def discard(self, channel: Channel) -> None:
+        """End a connection at once: what is on its way must not arrive."""
+        channel.discard()
+        self._live.discard(channel)
+
+    def sweep(self) -> None:
+        """End what is overdue; called about once a second."""
+        now = self.now()
+        oldest = now - self.settings.kept_seconds
+        idle, self._idle = self._idle, []
+        for channel in idle:
+            if channel.usable and channel.deadline >= oldest:
+                self._idle.append(channel)
+            else:
+                self._end(channel)
+        kept = set(self._idle)
+        for channel in list(self._live):
+            if channel.lost_why:
+                self._live.discard(channel)
+            elif channel not in kept and channel.deadline < now:
+                self._live.discard(channel)
+                channel.drop(f"{channel.step}: no answer in time")
+
+    async def close(self) -> None:
+        """End every connection and every attempt at one."""
+        for task in list(self._opening):
+            task.cancel()
+        if self._opening:
+            await asyncio.wait(self._opening)
+        for channel in list(self._live):
+            self._end(channel)
+        self._idle.clear()
+
+    def _end(self, channel: Channel) -> None:
+        self._live.discard(channel)
+        if channel.usable:
+            channel.quit()
+        else:
+            channel.discard()
+
+    async def _open(self, on_channel: OnChannel, on_failure: OnFailure) -> None:
+        client = self._client()
+        try:
+            await client.connect()
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            self.up = False
+            self.trouble = f"connect: {error}"
+            on_failure(self.trouble)
+            return
+        # uvloop's transports are not registered as asyncio's.
+        transport = cast(asyncio.Transport | None, client.transport)
+        if transport is None or transport.is_closing():
+            self.up = False
+            self.trouble = "connect: the backend closed the connection"
+            on_failure(self.trouble)
+            return
+        self.up = True
+        self.trouble = ""
+        channel = Channel(client, transport, self.now())
+        self._live.add(channel)
+        on_channel(channel)
+
+    def _client(self) -> aiosmtplib.SMTP:
+        settings = self.settings
+        return aiosmtplib.SMTP(
+            hostname=None if settings.path else settings.host,
+            port=None if settings.path else settings.port,
+            socket_path=settings.path or None,
+            timeout=settings.connect_timeout,
+            # Else the library asks the resolver for our name, in a thread.
+            local_hostname=self.hostname.decode("ascii", "replace"),
+            start_tls=False,
+        )

@@ -1,0 +1,168 @@
+"""The command ``backstop``: reads the command line and hands over.
+
+Knows: options, exit statuses, how errors reach the terminal.  Knows not: what
+a command does; each is imported when it is asked for, so that ``explain``
+starts quickly.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proxy import __version__
+
+USAGE_OR_CONFIG = 2
+
+app = typer.Typer(
+    name="backstop",
+    help="An SMTP front door that refuses unknown recipients before qmail.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The configuration; else $BACKSTOP_CONFIG, else"
+        " /etc/backstop/config.toml, else ./config.toml.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def main() -> None:
+    """The entry point of ``backstop`` and ``python -m proxy``."""
+    app(prog_name="backstop")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"backstop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def backstop(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version."
+        ),
+    ] = False,
+) -> None:
+    """An SMTP front door that refuses unknown recipients before qmail."""
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Run the front door in the foreground; logs go to standard error."""
+    from proxy.config import Config, ConfigError, load
+
+    def read() -> Config:
+        return load(config, os.environ)
+
+    try:
+        settings = read()
+    except ConfigError as error:
+        raise _config_error(error) from error
+    from proxy import service
+
+    raise typer.Exit(service.run(settings, read))
+
+
+@app.command()
+def explain(
+    addresses: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADDRESS",
+            show_default=False,
+            help="Recipients; one that begins with TO: is the raw argument of RCPT;"
+            " - reads one a line from standard input.",
+        ),
+    ],
+    sender: Annotated[
+        str, typer.Option(metavar="REVERSE-PATH", help="The sender; default <>.")
+    ] = "",
+    client: Annotated[
+        str, typer.Option(metavar="IP", help="The client's address.")
+    ] = "",
+    relayclient: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="As if qmail-smtpd had this in $RELAYCLIENT; default: $RELAYCLIENT.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Tell what RCPT would be answered, and why.
+
+    Exit status: 0 all accepted, 1 some refused, 75 some deferred and none
+    refused, 2 usage or configuration error.
+    """
+    from proxy.config import ConfigError, load
+
+    if client:
+        _check_ip(client)
+    try:
+        settings = load(config, os.environ)
+    except ConfigError as error:
+        raise _config_error(error) from error
+    from proxy import explain as explanation
+
+    if relayclient is None:
+        # Set but empty counts (qmail-smtpd.8), which a shell can only say so.
+        relayclient = os.environ.get("RELAYCLIENT")
+    asked = explanation.Circumstances(
+        explanation.read_sender(os.fsencode(sender)),
+        client,
+        None if relayclient is None else os.fsencode(relayclient),
+    )
+    given = [os.fsencode(address) for address in addresses]
+    raise typer.Exit(explanation.run(settings, given, asked, as_json=as_json))
+
+
+@app.command()
+def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Check the configuration and everything it points to; start nothing.
+
+    Exit status: 0 good, 1 something is wrong, 2 the configuration itself is.
+    """
+    from proxy import check as checks
+
+    raise typer.Exit(checks.run(config, os.environ, as_json=as_json))
+
+
+@app.command()
+def demo() -> None:
+    """Try everything out on this machine, without a qmail."""
+    from proxy import demo as demonstration
+
+    raise typer.Exit(demonstration.run())
+
+
+def _check_ip(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!a} is not an IP address", param_hint="--client"
+        ) from None
+
+
+def _config_error(error: Exception) -> typer.Exit:
+    print(error, file=sys.stderr)
+    return typer.Exit(USAGE_OR_CONFIG)

@@ -1,0 +1,174 @@
+"""From pydantic's words to an administrator's: what is wrong, and the remedy.
+
+Knows: pydantic's kinds of errors, which known name is nearest.  Knows not:
+how values are read.  Called by ``load``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.config.model import KeyPath, QmailRule, key_paths, section_at
+from proxy.config.problem import Problem, key_text, line_of, shown
+
+SECRET_SUFFIX = "_FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where values came from: a file with its text, and the variables that
+    set a key."""
+
+    file: str
+    text: str
+    variables: Mapping[KeyPath, str]
+
+    def variable(self, path: KeyPath) -> str | None:
+        """The variable that set the value at ``path``, if one did."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.variables:
+                return self.variables[path[:length]]
+        return None
+
+
+def problems_of(error: ValidationError, sources: Sources) -> list[Problem]:
+    """In the order of the file; the environment's last."""
+    details = error.errors()
+    # A rule of an unknown type has no known keys to be held against.
+    untyped = {each["loc"][:-1] for each in details if _is_rule_type(each["loc"])}
+    problems = [
+        _problem(each, sources)
+        for each in details
+        if _is_rule_type(each["loc"]) or each["loc"][:-1] not in untyped
+    ]
+    return sorted(problems, key=lambda problem: problem.line or 1 << 30)
+
+
+def _problem(details: ErrorDetails, sources: Sources) -> Problem:
+    path = _model_path(details["loc"])
+    what, remedy = _explained(details, path)
+    value = _offending(details)
+    variable = sources.variable(path)
+    if variable is None:
+        line = line_of(sources.text, path) or 0
+        return Problem(sources.file, key_text(path), value, what, remedy, line)
+    if variable.endswith(SECRET_SUFFIX):
+        value = ""  # what stands in a file of its own may be a secret
+    remedy = remedy.replace("leave it out", "unset it")
+    return Problem("environment", variable, value, what, remedy)
+
+
+def _is_rule_type(loc: KeyPath) -> bool:
+    return len(loc) == 3 and loc[0] == "rules" and loc[2] == "type"
+
+
+def _model_path(loc: KeyPath) -> KeyPath:
+    """Keys only: for a value of several types pydantic names the type last."""
+    return tuple(p for p in loc if isinstance(p, int) or "[" not in p)
+
+
+def _offending(details: ErrorDetails) -> str:
+    value = details["input"]
+    if details["type"] == "missing" or isinstance(value, dict):
+        return ""
+    return shown(value)
+
+
+def _explained(details: ErrorDetails, path: KeyPath) -> tuple[str, str]:
+    """What is wrong, and the remedy."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "backstop":
+        return str(context["what"]), str(context["remedy"])
+    if kind == "extra_forbidden":
+        return "unknown key", _unknown_key_remedy(path)
+    if kind in ("literal_error", "union_tag_invalid"):
+        if path[0] == "rules":
+            return "unknown type of rule", "known: " + ", ".join(_rule_types())
+        return f"must be {context['expected']}", _default_remedy(path)
+    if kind in ("missing", "union_tag_not_found"):
+        return "missing", "known: " + ", ".join(_rule_types())
+    if kind == "too_short":
+        return "must not be empty", _default_remedy(path)
+    if kind == "greater_than_equal":
+        return f"must be {context['ge']:g} or more", _default_remedy(path)
+    if kind == "less_than_equal":
+        return f"must be {context['le']:g} or less", _default_remedy(path)
+    for prefix, what in _TYPES.items():
+        if kind.startswith(prefix):
+            return what, _default_remedy(path)
+    return details["msg"], _default_remedy(path)
+
+
+_TYPES = {
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "finite_number": "must be a number",
+    "bool_": "must be true or false",
+    "string_": "must be text in quotes",
+    "tuple_": "must be a list in brackets",
+    "model_": "must be a table",
+}
+
+
+def _default_remedy(path: KeyPath) -> str:
+    """How to write it, or the default."""
+    if path == ("rules",):
+        return "begin each rule with a line [[rules]]"
+    if section_at(path):
+        return f"write its keys below a line [{path[0]}]"
+    while isinstance(path[-1], int):
+        path = path[:-1]
+    section = section_at(path[:-1])
+    field = section.model_fields.get(str(path[-1])) if section else None
+    if field is None or field.is_required() or field.default is None:
+        return "see config.example.toml"
+    return f"leave it out for {toml_value(field.default)}, the default"
+
+
+def toml_value(value: object) -> str:
+    """A default as TOML; empty for ``None``."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return json.dumps(str(value))
+
+
+def _rule_types() -> Iterable[str]:
+    return get_args(QmailRule.model_fields["type"].annotation)
+
+
+def _unknown_key_remedy(path: KeyPath) -> str:
+    """The nearest known key: of the same table if one is near, else of another."""
+    name = str(path[-1]).lower()
+    section = section_at(path[:-1])
+    here = list(section.model_fields) if section else []
+    near_here = difflib.get_close_matches(name, here, 1, 0.75)
+    if near_here:
+        return f"did you mean {near_here[0]}?"
+    elsewhere = {str(p[-1]): p for p in key_paths() if p[0] != "rules"}
+    near = difflib.get_close_matches(name, elsewhere, 1, 0.75)
+    if near:
+        place = elsewhere[near[0]]
+        where = f"below [{place[0]}]" if len(place) > 1 else "above the first [table]"
+        return f"did you mean {near[0]}, which stands {where}?"
+    known = ", ".join(here)
+    return f"did you mean {nearest(name, here)}? Known here: {known}" if here else ""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The most similar of ``known``, however little that is."""
+    return difflib.get_close_matches(name, known, 1, 0.0)[0]

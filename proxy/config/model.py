@@ -1,0 +1,333 @@
+"""Every key that an administrator may set, with its default and its meaning.
+
+Knows: names, types, defaults, texts.  Knows not: where values come from.
+``proxy.config_docs`` makes config.example.toml of it, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from proxy.config.values import (
+    UNIX,
+    AbsolutePath,
+    Address,
+    BackendAddress,
+    Character,
+    HostName,
+    IPNetwork,
+    IPv4,
+    ListenAddress,
+    Processes,
+    Seconds,
+    Text,
+    Whole,
+    read_address,
+    split_list,
+    tables,
+)
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: ``("limits", "connections")``, ``("rules", 0, "type")``."""
+
+
+class Section(BaseModel):
+    """A table of the file; its docstring is the head of its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Listen(Section):
+    """The client's side: where the Internet's mail arrives."""
+
+    addresses: Annotated[
+        tuple[ListenAddress, ...], BeforeValidator(split_list), Field(min_length=1)
+    ] = Field(
+        default=("0.0.0.0:25", "[::]:25"),
+        description="Where to listen: host:port or [IPv6]:port. Change it to bind"
+        " to some addresses only, or to try the front door on another port.",
+    )
+    hostname: HostName | None = Field(
+        default=None,
+        examples=["mx.example.test"],
+        description="The name in the greeting and in our Received line. Default:"
+        " qmail's control/me, else this machine's name.",
+    )
+    workers: Processes = Field(
+        default=1,
+        description="Processes that share the listening addresses. One serves"
+        " thousands of connections; raise it when one CPU is busy all the time."
+        " Limits count per process.",
+    )
+
+    @property
+    def sockets(self) -> tuple[Address, ...]:
+        """``addresses``, cut up."""
+        return tuple(map(read_address, self.addresses))
+
+
+class Qmail(Section):
+    """The qmail host whose files decide who may receive. Only read, never
+    written."""
+
+    root: AbsolutePath = Field(
+        default="/",
+        description="Where the qmail host's file system is seen. Change it when"
+        ' the host is mounted elsewhere, such as "/host" in a container: qmail\'s'
+        " files, /etc/passwd, homes and Maildirs are all taken below it.",
+    )
+    home: AbsolutePath = Field(
+        default="/var/qmail",
+        description="qmail's home (conf-qmail), below root. Change it if qmail was"
+        " built with another one.",
+    )
+    default_delivery: Text = Field(
+        default="./Mailbox",
+        description="qmail-start's first argument: what a missing or empty .qmail"
+        " file means. Must be the one qmail is started with (see the script that"
+        ' runs qmail-start, often /var/qmail/rc); "./Maildir/" is usual too.',
+    )
+    local_ips: Annotated[tuple[IPv4, ...], BeforeValidator(split_list)] | None = Field(
+        default=None,
+        examples=[("192.0.2.1", "127.0.0.1")],
+        description="The IPv4 addresses that qmail-smtpd takes for its own in"
+        " user@[192.0.2.1]. Set it when the front door does not run on the qmail"
+        " host itself. Default: the addresses of this host's interfaces.",
+    )
+    break_char: Character = Field(
+        default="-",
+        description="The character between user and extension in user-ext"
+        " (conf-break). Change it if qmail was built with another one.",
+    )
+
+
+class Backend(Section):
+    """qmail-smtpd on its other port, where accepted mail goes. It must not be
+    reachable from outside, or the front door can be walked around."""
+
+    address: BackendAddress = Field(
+        default="127.0.0.1:2525",
+        description="Where qmail-smtpd listens: host:port, [IPv6]:port, or"
+        " unix:/path of a socket.",
+    )
+    connect_timeout: Seconds = Field(
+        default=10.0,
+        description="Seconds for a connection and its greeting. After it the client"
+        " is told to come again (451).",
+    )
+    command_timeout: Seconds = Field(
+        default=60.0,
+        description="Seconds for the answer to MAIL, RCPT and DATA. Raise it if"
+        " qmail-smtpd is patched to do slow look-ups there.",
+    )
+    data_timeout: Seconds = Field(
+        default=120.0,
+        description="Seconds for which the backend may take nothing of a message"
+        " before it counts as lost.",
+    )
+    final_timeout: Seconds = Field(
+        default=540.0,
+        description="Seconds for the answer to the final dot, in which qmail queues"
+        " the message; raise it if content filters run there. Clients wait ten"
+        " minutes (RFC 5321), so keep it below 600.",
+    )
+    pool: Whole = Field(
+        default=8,
+        description="Idle connections kept for the next message; 0 keeps none.",
+    )
+    pool_age: Seconds = Field(
+        default=60.0,
+        description="Seconds for which an idle connection is kept. Must be less than"
+        " qmail's control/timeoutsmtpd (1200 by default).",
+    )
+
+    @property
+    def unix_path(self) -> str | None:
+        """The socket's path, if ``address`` is one."""
+        return self.address.removeprefix(UNIX) if self._is_unix else None
+
+    @property
+    def tcp(self) -> Address | None:
+        """Host and port, if ``address`` is such."""
+        return None if self._is_unix else read_address(self.address)
+
+    @property
+    def _is_unix(self) -> bool:
+        return self.address.startswith(UNIX)
+
+
+class Message(Section):
+    """What is done to a message on its way."""
+
+    received: bool = Field(
+        default=True,
+        description="Put one Received line of ours on top. qmail-smtpd's own names"
+        " the front door as the client; ours names the true one. Turn it off only if"
+        " something behind counts or reads Received lines.",
+    )
+
+
+class QmailRule(Section):
+    """Who may receive: the rules are asked in this order, and the first that
+    knows the recipient decides."""
+
+    type: Literal["qmail"] = Field(
+        description="The kind of source. qmail: the host's own rcpthosts, locals,"
+        " virtualdomains, users and dot-qmail files.",
+    )
+
+
+class Status(Section):
+    """A page for people, metrics and health probes."""
+
+    address: ListenAddress | None = Field(
+        default=None,
+        examples=["127.0.0.1:8025"],
+        description="Where / /metrics /healthz /readyz are served, as host:port."
+        " Default: nowhere. It has no password: keep it off public addresses.",
+    )
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["logfmt", "json", "bare"] = Field(
+        default="logfmt",
+        description="logfmt: key=value for people and machines. json: one object a"
+        " line. bare: logfmt without time, for multilog and journald, which add"
+        " their own.",
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="The least level that is written. debug tells every recipient's"
+        " whole trail.",
+    )
+
+
+class Limits(Section):
+    """Budgets. Every cap: 0 is none."""
+
+    connections: Whole = Field(
+        default=4000,
+        description="Connections at a time, in all. More are told 421. Needs twice"
+        " as many file descriptors (ulimit -n).",
+    )
+    connections_per_client: Whole = Field(
+        default=50,
+        description="Connections at a time from one IP address. Raise it if all"
+        " mail comes through one relay or balancer.",
+    )
+    unknown_per_session: Whole = Field(
+        default=20,
+        description="Recipients refused for good in one session before 421 ends it."
+        " Raise it if senders with old mailing lists are cut off.",
+    )
+    harvest_defence: bool = Field(
+        default=True,
+        description="Growing delays and refusals for clients that keep guessing"
+        " recipients, across sessions. Turn it off if a fixed relay in front of you"
+        " makes all clients look like one.",
+    )
+    command_length: Whole = Field(
+        default=4096,
+        description="Bytes of one command line. Longer lines are refused (500).",
+    )
+    message_size: Whole = Field(
+        default=0,
+        description="Bytes of one message. 0: qmail's control/databytes, and none if"
+        " there is no such file.",
+    )
+    command_timeout: Seconds = Field(
+        default=300.0,
+        description="Seconds in which a client must send its next command"
+        " (RFC 5321 asks for 300).",
+    )
+    data_timeout: Seconds = Field(
+        default=180.0,
+        description="Seconds in which a client must send more of its message"
+        " (RFC 5321 asks for 180).",
+    )
+    session_age: Seconds = Field(
+        default=0.0,
+        description="Seconds for a whole session. Set it, to some hours, if clients"
+        " hold connections by sending a little now and then.",
+    )
+
+
+class Relay(Section):
+    """Who may send to other hosts' recipients. qmail sees our address, not the
+    client's, so this is decided here and not by qmail's tcprules."""
+
+    trusted: Annotated[tuple[IPNetwork, ...], BeforeValidator(split_list)] = Field(
+        default=(),
+        description="Networks whose clients may send to any domain, like"
+        ' RELAYCLIENT in tcprules: ["192.0.2.0/24", "2001:db8::/32"].',
+    )
+    allow_missing_rcpthosts: bool = Field(
+        default=False,
+        description="Without control/rcpthosts qmail takes mail for every domain: an"
+        " open relay. Set this to true if that is what you want.",
+    )
+
+
+class Config(Section):
+    """The whole configuration. Made by :func:`proxy.config.load`; keyword
+    arguments make one that asks neither file nor environment."""
+
+    mode: Literal["enforce", "observe"] = Field(
+        default="enforce",
+        description="enforce: refuse unknown recipients. observe: let them pass, as"
+        " before, and log what would have been refused; for the first days. Relaying"
+        " is refused in both.",
+    )
+    shutdown_grace: Seconds = Field(
+        default=30.0,
+        description="Seconds that open transactions have to finish when the service"
+        " is told to stop. Less than the supervisor's patience, or it will kill us.",
+    )
+    listen: Listen = Listen()
+    qmail: Qmail = Qmail()
+    backend: Backend = Backend()
+    message: Message = Message()
+    rules: Annotated[
+        tuple[QmailRule, ...], BeforeValidator(tables), Field(min_length=1)
+    ] = (QmailRule(type="qmail"),)
+    status: Status = Status()
+    log: Log = Log()
+    limits: Limits = Limits()
+    relay: Relay = Relay()
+
+    # Set by ``load``.
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from; ``None`` without one."""
+        return self._source
+
+
+def key_paths() -> Iterator[KeyPath]:
+    """Every key, in order; those of rules under number 0."""
+    for name in Config.model_fields:
+        section = section_at((name,))
+        if section is None:
+            yield (name,)
+        elif name == "rules":
+            yield from (("rules", 0, key) for key in section.model_fields)
+        else:
+            yield from ((name, key) for key in section.model_fields)
+
+
+def section_at(path: KeyPath) -> type[Section] | None:
+    """The model of the table at ``path``, ``None`` where there is no table."""
+    if not path:
+        return Config
+    if path[0] == "rules" and len(path) < 3:
+        return QmailRule
+    field = Config.model_fields.get(str(path[0])) if len(path) == 1 else None
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -1,0 +1,188 @@
+"""Values that are more than a word or a number: read, and refused with a reason.
+
+Knows: addresses, networks, bounds, how a list stands in one environment
+variable.  Knows not: any key.  Used by ``model``; each type here is the type
+of a key there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+UNIX = "unix:"
+
+# More would not fit where the kernel or the event loop takes numbers.
+_WHOLE_MAX = (1 << 63) - 1
+_SECONDS_MAX = 1e9
+
+
+class Address(NamedTuple):
+    """A TCP address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def _wrong(what: str, remedy: str) -> PydanticCustomError:
+    """An error of one of our own checks; ``explain`` takes it apart."""
+    return PydanticCustomError("backstop", "wrong", {"what": what, "remedy": remedy})
+
+
+def read_address(text: str) -> Address:
+    """``host:port`` or ``[v6]:port``; any other text is an error."""
+    host, colon, digits = text.rpartition(":")
+    if not colon:
+        if text.isdigit():
+            raise _wrong("is a port without a host", f'write "0.0.0.0:{text}"')
+        raise _wrong("has no port", 'write "host:port"')
+    if not _PORT.fullmatch(digits) or int(digits) > 65535:
+        raise _wrong("has no port between 0 and 65535", 'write "host:port"')
+    if host.startswith("[") and host.endswith("]"):
+        return Address(_ipv6(host[1:-1]), int(digits))
+    if ":" in host:
+        raise _wrong("is an IPv6 address without brackets", 'write "[address]:port"')
+    if host in ("", "*"):
+        raise _wrong("has no host", f'write "0.0.0.0:{digits}" or "[::]:{digits}"')
+    if not _HOST.fullmatch(host):
+        raise _wrong("is not a host name or IP address", 'write "host:port"')
+    return Address(host, int(digits))
+
+
+def _ipv6(text: str) -> str:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        raise _wrong(
+            "has no IPv6 address in its brackets", 'write "[2001:db8::1]:25"'
+        ) from None
+    return text
+
+
+def _checked_address(text: str) -> str:
+    read_address(text)
+    return text
+
+
+def _checked_backend(text: str) -> str:
+    if text.startswith(UNIX):
+        if not text[len(UNIX) :].startswith("/"):
+            raise _wrong(
+                "names a socket by a relative path",
+                'write "unix:/run/qmail-smtpd.socket"',
+            )
+        return text
+    if read_address(text).port == 0:
+        raise _wrong("has port 0", "name the port that qmail-smtpd listens on")
+    return text
+
+
+def _checked_path(text: str) -> str:
+    if not text.startswith("/"):
+        raise _wrong("is a relative path", "write the whole path, from /")
+    return _without_nul(text)
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise _wrong("has a NUL in it", "take it out")
+    return text
+
+
+def _checked_hostname(text: str) -> str:
+    if len(text) > 255 or not _HOST.fullmatch(text):
+        raise _wrong("is not a host name", 'write it like "mx.example.org"')
+    return text
+
+
+def _checked_break(text: str) -> str:
+    if len(text) != 1 or not "\x20" < text < "\x7f":
+        raise _wrong("is not one character", 'write the character of conf-break: "-"')
+    return text
+
+
+def _checked_ipv4(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise _wrong(
+            "is not an IPv4 address", 'write it like "192.0.2.1" (qmail knows no IPv6)'
+        ) from None
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, Network):
+        return value
+    if not isinstance(value, str):
+        raise _wrong("is not text", 'write it like "192.0.2.0/24"')
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise _wrong(
+            "is not an IP address or network", 'write it like "192.0.2.0/24"'
+        ) from None
+    if "/" in value and ipaddress.ip_interface(value).ip != network.network_address:
+        # 192.0.2.1/8 may well be a slip of the pen for /32: who may relay
+        # is not a matter for guessing.
+        raise _wrong(
+            "is an address within a network, not a network", f'write "{network}"'
+        )
+    return network
+
+
+def _number_only(value: object) -> object:
+    if isinstance(value, bool):
+        raise _wrong("must be a number", "write digits")
+    return value
+
+
+def split_list(value: object) -> object:
+    """A list from an environment variable: JSON, or words between commas."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, list):
+        return found
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+def tables(value: object) -> object:
+    """A list of tables from an environment variable: JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise _wrong("is not JSON", """write '[{"type": "qmail"}]'""") from None
+
+
+Whole = Annotated[int, BeforeValidator(_number_only), Field(ge=0, le=_WHOLE_MAX)]
+Processes = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1024)]
+Seconds = Annotated[float, BeforeValidator(_number_only), Field(ge=0, le=_SECONDS_MAX)]
+ListenAddress = Annotated[str, AfterValidator(_checked_address)]
+BackendAddress = Annotated[str, AfterValidator(_checked_backend)]
+AbsolutePath = Annotated[str, AfterValidator(_checked_path)]
+HostName = Annotated[str, AfterValidator(_checked_hostname)]
+IPv4 = Annotated[str, AfterValidator(_checked_ipv4)]
+Character = Annotated[str, AfterValidator(_checked_break)]
+Text = Annotated[str, AfterValidator(_without_nul)]
+IPNetwork = Annotated[Network, BeforeValidator(_network)]

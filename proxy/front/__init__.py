@@ -1,0 +1,1 @@
+"""The client's side: sockets, limits, and the one aiosmtpd subclass."""

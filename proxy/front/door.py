@@ -1,0 +1,129 @@
+"""What all client sessions of one process share.
+
+Knows: the rules, the backend, the caps on connections, the coarse clock that
+times sessions out.  Knows not: the dialogue.  Made by the service; used by
+every :class:`~proxy.front.session.Session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy.backend.pool import Backend
+from proxy.observe.events import Observer, Turned
+from proxy.rules.engine import Engine
+from proxy.smtp.driver import Limits
+
+if TYPE_CHECKING:
+    from proxy.front.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class DoorSettings:
+    """Bounds of the client's side; 0 is none, times in seconds.
+
+    ``received`` puts a Received line on top of each message.
+    """
+
+    connections: int = 4000
+    connections_per_client: int = 50
+    command_timeout: float = 300.0
+    data_timeout: float = 180.0
+    received: bool = True
+    session: Limits = field(default_factory=Limits)
+
+
+class Door:
+    """Where clients come in.
+
+    ``engine`` and ``settings`` may be replaced at any time: sessions that
+    are open keep what they began with.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        backend: Backend,
+        observer: Observer,
+        hostname: bytes,
+        settings: DoorSettings,
+    ) -> None:
+        self.engine = engine
+        self.backend = backend
+        self.observer = observer
+        self.hostname = hostname
+        self.settings = settings
+        self.sessions: set[Session] = set()
+        self.closing = False
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time()
+        self._by_client: dict[str, int] = {}
+        # Distinguishes this start of this process in the logs.
+        self._prefix = secrets.token_hex(3)
+        self._counter = 0
+
+    def next_id(self) -> str:
+        """A session id, unique among all starts of the service."""
+        self._counter += 1
+        return f"{self._prefix}-{self._counter:x}"
+
+    def enter(self, session: Session, client: str) -> str:
+        """Let a session in; the name of the cap that forbids it, or ``""``."""
+        settings = self.settings
+        if self.closing:
+            return self._turned(client, "closing")
+        if settings.connections and len(self.sessions) >= settings.connections:
+            return self._turned(client, "connections")
+        key = client_key(client)
+        count = self._by_client.get(key, 0)
+        per_client = settings.connections_per_client
+        if per_client and count >= per_client:
+            return self._turned(client, "connections_per_client")
+        self._by_client[key] = count + 1
+        self.sessions.add(session)
+        return ""
+
+    def leave(self, session: Session, client: str) -> None:
+        """A session that was let in is gone."""
+        if session not in self.sessions:
+            return
+        self.sessions.discard(session)
+        key = client_key(client)
+        count = self._by_client[key] - 1
+        if count:
+            self._by_client[key] = count
+        else:
+            del self._by_client[key]
+
+    def sweep(self) -> None:
+        """Move the coarse clock and end what is overdue; once a second."""
+        self.now = now = self.loop.time()
+        for session in [s for s in self.sessions if s.deadline < now]:
+            session.time_out()
+        self.backend.sweep()
+
+    def limits(self) -> Limits:
+        """The bounds of a new session."""
+        return self.settings.session
+
+    def _turned(self, client: str, limit: str) -> str:
+        self.observer(Turned(client, limit))
+        return limit
+
+
+def client_key(client: str) -> str:
+    """What counts as one client: an IPv4 address, an IPv6 /64 network."""
+    if ":" not in client:
+        return client
+    try:
+        address = ipaddress.IPv6Address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))

@@ -1,0 +1,275 @@
+"""Metrics: events are counted, and shown to Prometheus when it asks.
+
+Knows: what is counted, and its names.  Knows not: HTTP.  Called as an
+``Observer`` by every stage, and by the status server for what it shows.
+
+In the path of an event only plain numbers are added; Prometheus' objects are
+made during a scrape.  Every set of labels is bounded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from proxy import __version__
+from proxy.observe.events import (
+    BackendFailed,
+    BackendRefusedRecipient,
+    Connected,
+    Disconnected,
+    Event,
+    LimitHit,
+    MessageEnded,
+    RecipientDecided,
+    Turned,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The text format that every Prometheus reads."""
+
+
+class Entry(NamedTuple):
+    """One metric."""
+
+    name: str
+    type: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    meaning: str
+
+
+TABLE = (
+    Entry(
+        "backstop_connections_total",
+        "counter",
+        (),
+        "Connections that were greeted; those turned away are not among them.",
+    ),
+    Entry("backstop_sessions_active", "gauge", (), "Sessions that are open now."),
+    Entry(
+        "backstop_turned_away_total",
+        "counter",
+        ("limit",),
+        "Connections answered 421 at the door, by the limit that was reached.",
+    ),
+    Entry(
+        "backstop_recipients_total",
+        "counter",
+        ("verdict", "rule"),
+        "Recipients, by what was answered (accept, reject, defer) and the rule "
+        "that decided.",
+    ),
+    Entry(
+        "backstop_recipients_observed_total",
+        "counter",
+        ("verdict",),
+        "Recipients that observe mode let pass, by what enforce mode would have "
+        "answered.",
+    ),
+    Entry(
+        "backstop_recipients_undecided_total",
+        "counter",
+        (),
+        "Recipients accepted because only the delivery itself can tell.",
+    ),
+    Entry(
+        "backstop_backend_refused_recipients_total",
+        "counter",
+        ("class",),
+        "Recipients that the rules accepted and the backend did not, by the class "
+        "of its reply (4xx, 5xx, other).",
+    ),
+    Entry(
+        "backstop_messages_total",
+        "counter",
+        ("outcome",),
+        "Messages, by outcome: accepted, refused, deferred, unknown (the backend "
+        "was lost after the final dot and may have the mail), aborted (the client "
+        "left before it).",
+    ),
+    Entry(
+        "backstop_message_bytes_total",
+        "counter",
+        (),
+        "Bytes of messages taken from clients, whatever their outcome.",
+    ),
+    Entry(
+        "backstop_backend_failures_total",
+        "counter",
+        ("step",),
+        "Failures to use the backend, by what it was asked.",
+    ),
+    Entry(
+        "backstop_limits_hit_total",
+        "counter",
+        ("limit",),
+        "Budgets of a session or client that were used up, by limit.",
+    ),
+    Entry(
+        "backstop_backend_up",
+        "gauge",
+        (),
+        "1 if the backend is believed usable, else 0.",
+    ),
+    Entry(
+        "backstop_reloads_total",
+        "counter",
+        ("outcome",),
+        "Configurations read anew on HUP, by outcome: taken, or failed (the old "
+        "one stays).",
+    ),
+    Entry("backstop_build_info", "gauge", ("version",), "Always 1."),
+    Entry(
+        "backstop_start_time_seconds",
+        "gauge",
+        (),
+        "When the service started, in seconds since 1970.",
+    ),
+)
+
+
+def markdown_table() -> str:
+    """:data:`TABLE` as it stands in docs/metrics.md."""
+    rows = ["| name | type | labels | meaning |", "|---|---|---|---|"]
+    for name, kind, labels, meaning in TABLE:
+        shown = ", ".join(f"`{label}`" for label in labels)
+        rows.append(f"| `{name}` | {kind} | {shown} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+LABEL_VALUES_MAX = 100
+"""Sets of label values that one metric may have; further ones are ``other``."""
+
+_Counts = dict[tuple[str, ...], int]
+
+
+def _zeros(*values: str) -> _Counts:
+    """Known values are there from the start, so that their first event is a
+    rise and not a new series."""
+    return {(value,): 0 for value in values}
+
+
+def _count(counts: _Counts, *labels: str) -> None:
+    if labels not in counts and len(counts) >= LABEL_VALUES_MAX:
+        labels = ("other",) * len(labels)
+    counts[labels] = counts.get(labels, 0) + 1
+
+
+class Metrics:
+    """An ``Observer`` that counts."""
+
+    def __init__(
+        self,
+        version: str = __version__,
+        *,
+        backend_up: Callable[[], bool] = lambda: False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.backend_up = backend_up
+        self._version = version
+        self.started = now()
+        self.connections = 0
+        self.sessions = 0
+        self.undecided = 0
+        self.message_bytes = 0
+        self.turned_away: _Counts = {}
+        self.recipients: _Counts = {}
+        self.observed = _zeros("reject", "defer")
+        self.backend_refused = _zeros("4xx", "5xx", "other")
+        self.messages = _zeros("accepted", "refused", "deferred", "unknown", "aborted")
+        self.backend_failures: _Counts = {}
+        self.limits_hit: _Counts = {}
+        self.reloads = _zeros("taken", "failed")
+        self._registry = CollectorRegistry()
+        self._registry.register(_Exporter(self))
+        ProcessCollector(registry=self._registry)
+
+    def __call__(self, event: Event) -> None:
+        """Count it."""
+        # Commonest first; a chain costs less here than a table of functions.
+        if isinstance(event, RecipientDecided):
+            self._recipient(event)
+        elif isinstance(event, Connected):
+            self.connections += 1
+            self.sessions += 1
+        elif isinstance(event, Disconnected):
+            self.sessions -= 1
+        elif isinstance(event, MessageEnded):
+            _count(self.messages, event.outcome)
+            self.message_bytes += event.size
+        elif isinstance(event, Turned):
+            _count(self.turned_away, event.limit)
+        elif isinstance(event, BackendRefusedRecipient):
+            _count(self.backend_refused, _reply_class(event.reply))
+        elif isinstance(event, LimitHit):
+            _count(self.limits_hit, event.limit)
+        elif isinstance(event, BackendFailed):
+            _count(self.backend_failures, event.step)
+
+    def _recipient(self, event: RecipientDecided) -> None:
+        _count(self.recipients, event.verdict, event.rule)
+        if event.observed:
+            _count(self.observed, event.observed)
+        if event.undecided:
+            self.undecided += 1
+
+    def reloaded(self, *, ok: bool) -> None:
+        """The configuration was read anew."""
+        _count(self.reloads, "taken" if ok else "failed")
+
+    def answered(self, verdict: str) -> int:
+        """Recipients that were answered ``verdict``, by whatever rule."""
+        return sum(n for key, n in self.recipients.items() if key[0] == verdict)
+
+    def render(self) -> bytes:
+        """What a scrape gets, as :data:`CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+    def values(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
+        """The samples of every metric of :data:`TABLE`, by label values."""
+        return {
+            "backstop_connections_total": {(): self.connections},
+            "backstop_sessions_active": {(): self.sessions},
+            "backstop_turned_away_total": self.turned_away,
+            "backstop_recipients_total": self.recipients,
+            "backstop_recipients_observed_total": self.observed,
+            "backstop_recipients_undecided_total": {(): self.undecided},
+            "backstop_backend_refused_recipients_total": self.backend_refused,
+            "backstop_messages_total": self.messages,
+            "backstop_message_bytes_total": {(): self.message_bytes},
+            "backstop_backend_failures_total": self.backend_failures,
+            "backstop_limits_hit_total": self.limits_hit,
+            "backstop_backend_up": {(): 1 if self.backend_up() else 0},
+            "backstop_reloads_total": self.reloads,
+            "backstop_build_info": {(self._version,): 1},
+            "backstop_start_time_seconds": {(): self.started},
+        }
+
+
+def _reply_class(reply: str) -> str:
+    return {"4": "4xx", "5": "5xx"}.get(reply[:1], "other")
+
+
+class _Exporter(Collector):
+    """Makes Prometheus' objects of the numbers, for one scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        values = self._metrics.values()
+        for name, kind, labels, meaning in TABLE:
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            family = make(name, meaning, labels=labels)
+            for key, value in values[name].items():
+                family.add_metric(key, value)
+            yield family

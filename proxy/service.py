@@ -1,0 +1,311 @@
+"""The service: where the parts are put together, drained and reloaded.
+
+Knows: every part, by its constructor only; signals; the order of start and
+stop.  Knows not: SMTP, qmail.  Called by ``cli`` and ``demo``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from proxy import __version__, assemble
+from proxy.backend.pool import Backend
+from proxy.config import Config, ConfigError
+from proxy.front.door import Door
+from proxy.front.session import Session
+from proxy.observe.events import Event, Observer
+from proxy.observe.log import Logger
+from proxy.observe.metrics import Metrics
+from proxy.observe.status import Recent, StatusInfo, StatusServer
+
+_SWEEP_SECONDS = 1.0
+_LOG_SECONDS = 0.02
+_BACKLOG = 1024
+
+Reload = Callable[[], Config]
+
+
+class StartError(Exception):
+    """The service cannot start; the text says what, where, and what to do."""
+
+
+class Service:
+    """One process of the front door, from start to stop.
+
+    ``reload`` reads the configuration anew on HUP; it may raise
+    :class:`~proxy.config.ConfigError`, and then the old one stays.
+    """
+
+    def __init__(self, config: Config, log: Logger, reload: Reload | None) -> None:
+        self.config = config
+        self.log = log
+        self._reload = reload
+        self.metrics = Metrics(__version__)
+        self.recent = Recent()
+        self.door: Door | None = None
+        self.backend: Backend | None = None
+        self.addresses: list[str] = []
+        self.status_port = 0
+        self._servers: list[asyncio.Server] = []
+        self._status: StatusServer | None = None
+        self._stopping = asyncio.Event()
+        self._kill = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._listening = False
+
+    async def start(self) -> None:
+        """Bind, and serve; raises :class:`StartError`."""
+        config = self.config
+        host = assemble.qmail_host(config)
+        problem = assemble.relay_problem(config, host)
+        if problem:
+            raise StartError(problem)
+        hostname = assemble.hostname(config, host)
+        observers: list[Observer] = [self.log, self.metrics, self.recent]
+        observer = _all(observers)
+        sockets = [bind(address) for address in config.listen.addresses]
+        self.backend = Backend(assemble.backend_settings(config), hostname)
+        self.metrics.backend_up = lambda: bool(self.backend and self.backend.up)
+        self.door = Door(
+            engine=assemble.engine(config, host, self._rule_failed, serving=True),
+            backend=self.backend,
+            observer=observer,
+            hostname=hostname,
+            settings=assemble.door_settings(config, host),
+        )
+        door = self.door
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            server = await loop.create_server(
+                lambda: Session(door), sock=sock, backlog=_BACKLOG
+            )
+            self._servers.append(server)
+            self.addresses.append(_shown(sock))
+        self._listening = True
+        if config.status.address:
+            await self._start_status(config.status.address)
+        self._sweep()
+        self._say_started()
+
+    async def run(self) -> int:
+        """Serve until TERM; the exit status."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        try:
+            await self.start()
+            await self._stopping.wait()
+        finally:
+            await self.close()
+        return 0
+
+    def stop(self) -> None:
+        """Begin to drain; the second time, end at once."""
+        if self._stopping.is_set():
+            self._kill.set()
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Take a new configuration for new sessions, or keep the old one."""
+        door, backend = self.door, self.backend
+        if self._reload is None or door is None or backend is None:
+            return
+        try:
+            config = self._reload()
+            host = assemble.qmail_host(config)
+            problem = assemble.relay_problem(config, host)
+            if problem:
+                raise StartError(problem)
+            settings = assemble.door_settings(config, host)
+            engine = assemble.engine(config, host, self._rule_failed, serving=True)
+        except (ConfigError, StartError) as error:
+            self.metrics.reloaded(ok=False)
+            self.log.notice("error", f"reload failed, the old stays: {error}")
+            return
+        door.engine, door.settings = engine, settings
+        door.hostname = assemble.hostname(config, host)
+        backend.settings = assemble.backend_settings(config)
+        changed = config.listen != self.config.listen
+        self.config = config
+        self.metrics.reloaded(ok=True)
+        self.log.notice("info", "configuration reloaded")
+        if changed:
+            self.log.notice("warning", "listen addresses change only with a restart")
+
+    async def close(self) -> None:
+        """Drain within the grace time, then end everything."""
+        self._listening = False
+        for server in self._servers:
+            server.close()
+        if self.door is not None:
+            await self._drain(self.door)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.backend is not None:
+            await self.backend.close()
+        if self._status is not None:
+            await self._status.stop()
+        self.log.notice("info", "stopped")
+        self.log.flush()
+
+    async def _drain(self, door: Door) -> None:
+        door.closing = True
+        deadline = door.loop.time() + self.config.shutdown_grace
+        for session in list(door.sessions):
+            session.shut_down(now=False)
+        while door.sessions and door.loop.time() < deadline:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kill.wait(), 0.05)
+                break
+            for session in list(door.sessions):
+                session.shut_down(now=False)
+        for session in list(door.sessions):
+            session.shut_down(now=True)
+        await asyncio.sleep(0)
+
+    def _sweep(self) -> None:
+        if self.door is not None:
+            self.door.sweep()
+            loop = self.door.loop
+            self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    async def _start_status(self, address: str) -> None:
+        host, port = split_address(address)
+        self._status = StatusServer(
+            self.metrics, self.recent, self._info, self._readiness
+        )
+        try:
+            self.status_port = await self._status.start(host, port)
+        except OSError as error:
+            raise StartError(_bind_trouble("status.address", address, error)) from error
+
+    def _info(self) -> StatusInfo:
+        backend = self.backend
+        return StatusInfo(
+            version=__version__,
+            mode=self.config.mode,
+            addresses=tuple(self.addresses),
+            backend=str(backend.settings) if backend else "",
+            backend_state=self._backend_state(),
+        )
+
+    def _backend_state(self) -> str:
+        backend = self.backend
+        if backend is None or backend.up is None:
+            return "not asked yet"
+        return "up" if backend.up else f"down: {backend.trouble}"
+
+    def _readiness(self) -> str:
+        """Why not, or ``""`` when ready."""
+        if not self._listening:
+            return "not listening"
+        if self.backend is not None and self.backend.up is False:
+            return f"backend {self.backend.settings}: {self.backend.trouble}"
+        return ""
+
+    def _rule_failed(self, rule: str, error: Exception) -> None:
+        self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
+
+    def _say_started(self) -> None:
+        where = " ".join(self.addresses)
+        text = f"qmail-backstop {__version__} serves {where}, mode {self.config.mode}"
+        self.log.notice("info", f"{text}, backend {self.config.backend.address}")
+
+
+def run(config: Config, reload: Reload | None = None) -> int:
+    """``backstop serve``: serve until TERM; the exit status."""
+    return run_loop(lambda: _serve(config, reload))
+
+
+async def _serve(config: Config, reload: Reload | None) -> int:
+    loop = asyncio.get_running_loop()
+
+    def soon(flush: Callable[[], None]) -> None:
+        loop.call_later(_LOG_SECONDS, flush)
+
+    log = Logger(
+        sys.stderr.buffer, form=config.log.format, level=config.log.level, schedule=soon
+    )
+    log.capture_logging()
+    try:
+        return await Service(config, log, reload).run()
+    except StartError as error:
+        print(f"backstop: {error}", file=sys.stderr)
+        return 2
+    finally:
+        log.close()
+
+
+def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run on uvloop where it is installed, else on asyncio."""
+    factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main())
+
+
+def bind(address: str) -> socket.socket:
+    """A bound TCP socket; raises :class:`StartError`."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise StartError(_bind_trouble("listen.addresses", address, error)) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise StartError(_bind_trouble("listen.addresses", address, error)) from error
+    return sock
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port`` taken apart; it was validated before."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+_REMEDIES = {
+    13: "ports below 1024 want root or CAP_NET_BIND_SERVICE",  # EACCES
+    98: "another program listens there; see: ss -ltnp",  # EADDRINUSE
+    99: "this machine does not have that address",  # EADDRNOTAVAIL
+    97: "this machine has no IPv6: remove the address from the list",  # EAFNOSUPPORT
+}
+
+
+def _bind_trouble(key: str, address: str, error: OSError) -> str:
+    why = os.strerror(error.errno) if error.errno else str(error)
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    text = f'cannot listen on {key} "{address}": {why}'
+    return f"{text} ({remedy})" if remedy else text
+
+
+def _shown(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _all(observers: list[Observer]) -> Observer:
+    def observer(event: Event) -> None:
+        for one in observers:
+            one(event)
+
+    return observer
+
+

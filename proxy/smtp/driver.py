@@ -1,0 +1,76 @@
+"""What the dialogue asks of the world, and within which bounds it works.
+
+Knows: names only.  Called by the dialogue; :class:`Driver` is implemented by
+:mod:`proxy.front.session`, by the embedded backend of the demonstration, and
+by tests.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.smtp.reply import Reply
+
+
+class Pending(enum.Enum):
+    """Answers of :meth:`Driver.decide` that are not a refusal."""
+
+    ACCEPTED = "accepted"
+    LATER = "later"
+
+
+class Driver(Protocol):
+    """What the dialogue asks of the world; never called re-entrantly.
+
+    Each ``relay_`` call but ``relay_body`` is answered by one call of the
+    method of :class:`Dialogue` that its text names, at once or later.
+    """
+
+    def send(self, data: bytes) -> None:
+        """Send replies to the client."""
+
+    def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
+        """May this recipient in?  A reply refuses it; after ``LATER``,
+        :meth:`Dialogue.decided` follows."""
+
+    def relay_recipient(self, argument: bytes) -> None:
+        """Tell the backend; then :meth:`Dialogue.recipient_answered`."""
+
+    def relay_data(self) -> None:
+        """Ask the backend; then :meth:`Dialogue.data_answered`."""
+
+    def relay_body(self, piece: bytes) -> None:
+        """Bytes of the message."""
+
+    def relay_end(self, piece: bytes) -> None:
+        """The last bytes of the message (or none) and the final dot; then
+        :meth:`Dialogue.message_answered`."""
+
+    def relay_abort(self) -> None:
+        """The transaction is given up: the backend must see no final dot.
+        Nothing that was asked is answered any more."""
+
+    def message_refused(self, reply: Reply) -> None:
+        """The message was heard to its end and refused with ``reply``."""
+
+    def close(self) -> None:
+        """Close the client's connection when everything is sent."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one session; 0 is none.
+
+    ``command_length`` in bytes with the line end, ``unknown_recipients`` in
+    refusals with a permanent reply, ``message_size`` in bytes as sent.
+    ``announced_size`` is what EHLO says; a MAIL that declares more than
+    ``declared_size`` is refused at once.
+    """
+
+    command_length: int = 4096
+    unknown_recipients: int = 20
+    message_size: int = 0
+    announced_size: int = 0
+    declared_size: int = 0

@@ -1,0 +1,47 @@
+"""The trace line that the front door puts on top of a message.
+
+Knows: RFC 5321 §4.4.  Knows not: sockets, clocks.  Called by the session.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from email.utils import format_datetime
+
+# What RFC 5321 lets a Domain or address literal be made of, and "_".
+_HELO = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
+
+
+def received_line(
+    *,
+    helo: bytes,
+    client: str,
+    hostname: bytes,
+    protocol: bytes,
+    session: str,
+    when: datetime,
+) -> bytes:
+    """``Received: from ... by ... with ... id ...; date`` with its CRLF.
+
+    ``client`` is the peer's address as text, ``when`` is aware of its zone.  A
+    HELO name that is not a name is left out: it could be anything.
+    """
+    address = _literal(client)
+    name = helo if _HELO.fullmatch(helo) else address
+    return b"Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n" % (
+        name,
+        address,
+        hostname,
+        protocol,
+        session.encode("ascii"),
+        format_datetime(when).encode("ascii"),
+    )
+
+
+def _literal(client: str) -> bytes:
+    """RFC 5321 §4.1.3, or ``unknown`` for a peer without an IP address."""
+    if not client or "/" in client:
+        return b"unknown"
+    text = client.partition("%")[0].encode("ascii", "replace")
+    return b"[IPv6:%s]" % text if b":" in text else b"[%s]" % text

@@ -1,0 +1,267 @@
+"""The status server, asked over a socket; foreign text stays text."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+
+from proxy.observe import events
+from proxy.observe.metrics import CONTENT_TYPE, Metrics
+from proxy.observe.status import Recent, StatusInfo, StatusServer
+
+HOSTILE = b'<script>alert("1")</script>\r\n\x1b[31m\0\xff&amp;'
+
+INFO = StatusInfo(
+    "1.2.3", "enforce", ("192.0.2.1:25", "[::1]:25"), "127.0.0.1:2525", "up"
+)
+
+
+def refused(recipient: bytes, **changes: object) -> events.RecipientDecided:
+    event = events.RecipientDecided(
+        "s",
+        "192.0.2.9",
+        b"helo",
+        b"",
+        recipient,
+        "reject",
+        "",
+        False,
+        "qmail",
+        "no such user",
+        "550 5.1.1 no",
+    )
+    return event._replace(**changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class Service:
+    """A status server and what it shows."""
+
+    metrics: Metrics = field(default_factory=lambda: Metrics("1.2.3", now=lambda: 0.0))
+    recent: Recent = field(default_factory=lambda: Recent(now=lambda: 1795392000.5))
+    info: StatusInfo = INFO
+    trouble: str = ""
+    url: str = ""
+
+    def server(self) -> StatusServer:
+        return StatusServer(
+            self.metrics,
+            self.recent,
+            lambda: self.info,
+            lambda: self.trouble,
+            now=lambda: 93784.0,
+        )
+
+    def observe(self, *happened: events.Event) -> None:
+        for event in happened:
+            self.metrics(event)
+            self.recent(event)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    made = Service()
+    server = made.server()
+    port = await server.start("127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{port}"
+    yield made
+    await server.stop()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def get(
+    http: aiohttp.ClientSession, url: str, method: str = "GET"
+) -> tuple[int, str, dict[str, str]]:
+    async with http.request(method, url) as response:
+        return response.status, await response.text(), dict(response.headers)
+
+
+async def test_health(service: Service, http: aiohttp.ClientSession) -> None:
+    status, text, _ = await get(http, service.url + "/healthz")
+    assert (status, text) == (200, "ok\n")
+
+
+async def test_readiness(service: Service, http: aiohttp.ClientSession) -> None:
+    status, text, _ = await get(http, service.url + "/readyz")
+    assert (status, text) == (200, "ready\n")
+    service.trouble = "backend 127.0.0.1:2525: \x1b[31mrefused\n"
+    status, text, _ = await get(http, service.url + "/readyz")
+    assert (status, text) == (503, "backend 127.0.0.1:2525: \\x1b[31mrefused\\x0a\n")
+    # Not ready is not dead.
+    assert (await get(http, service.url + "/healthz"))[0] == 200
+
+
+async def test_metrics(service: Service, http: aiohttp.ClientSession) -> None:
+    service.observe(refused(b"x@y"))
+    status, text, headers = await get(http, service.url + "/metrics")
+    assert status == 200
+    assert headers["Content-Type"] == CONTENT_TYPE
+    assert 'backstop_recipients_total{rule="qmail",verdict="reject"} 1.0\n' in text
+
+
+async def test_page(service: Service, http: aiohttp.ClientSession) -> None:
+    service.observe(
+        events.Connected("s", "c"),
+        refused(b"nobody@example.test"),
+        refused(b"a@example.test", verdict="accept"),
+        refused(b"b@example.test", verdict="accept"),
+        refused(b"d@example.test", verdict="defer"),
+    )
+    status, text, headers = await get(http, service.url + "/")
+    assert status == 200
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    plain = words(text)
+    for fact in (
+        "version 1.2.3",
+        "mode enforce",
+        "state ready",
+        "up for 1 d 02:03:04",
+        "listening on 192.0.2.1:25, [::1]:25",
+        "backend 127.0.0.1:2525 (up)",
+        "sessions now 1",
+        "recipients prevented 1",
+        "recipients accepted 2",
+        "recipients deferred 1",
+        "2026-11-23 00:00:00 192.0.2.9 nobody@example.test qmail no such user",
+    ):
+        assert fact in plain
+    assert "a@example.test" not in plain
+    assert "d@example.test" not in plain
+
+
+def words(text: str) -> str:
+    """As a browser without tables shows it."""
+    return " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split())
+
+
+async def test_page_before_anything_happened(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    service.trouble = "not listening"
+    service.info = service.info._replace(addresses=())
+    plain = words((await get(http, service.url + "/"))[1])
+    assert "state not ready: not listening" in plain
+    assert "listening on nothing" in plain
+    assert "None yet." in plain
+
+
+async def test_page_in_observe_mode(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    service.info = service.info._replace(mode="observe")
+    service.observe(refused(b"x@y", verdict="accept", observed="reject"))
+    plain = words((await get(http, service.url + "/"))[1])
+    assert "recipients prevented 0" in plain
+    assert "would have been prevented 1" in plain
+    assert "x@y qmail no such user (let pass: observe mode)" in plain
+
+
+async def test_foreign_text_is_escaped(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    text = HOSTILE.decode("latin-1")
+    service.observe(refused(HOSTILE, client=text, rule=text, reason=text))
+    service.info = StatusInfo(text, text, (text,), text, text)
+    service.trouble = text
+    status, page, _ = await get(http, service.url + "/")
+    assert status == 200
+    assert "<script" not in page
+    assert not re.search(r"[^ -~\n]", page)
+    shown = (
+        "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"
+        "\\x0d\\x0a\\x1b[31m\\x00\\xff&amp;amp;"
+    )
+    assert page.count(shown) == 10
+
+
+async def test_page_needs_nothing_from_elsewhere(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    _, page, headers = await get(http, service.url + "/")
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    assert headers["Content-Security-Policy"] == policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "Server" not in headers
+    assert "script" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert set(re.findall(r'(?:href|src)="([^"]*)"', page)) == {
+        "/metrics",
+        "/healthz",
+        "/readyz",
+    }
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/readyz"])
+async def test_methods(
+    service: Service, http: aiohttp.ClientSession, path: str
+) -> None:
+    status, text, headers = await get(http, service.url + path, "HEAD")
+    assert (status, text) == (200, "")
+    assert int(headers["Content-Length"]) > 0
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        status, _, headers = await get(http, service.url + path, method)
+        assert status == 405
+        assert "Content-Security-Policy" in headers
+
+
+async def test_unknown_path(service: Service, http: aiohttp.ClientSession) -> None:
+    status, text, headers = await get(http, service.url + "/<script>")
+    assert status == 404
+    assert "script" not in text
+    assert "Server" not in headers
+
+
+async def test_stop() -> None:
+    service = Service()
+    server = service.server()
+    await server.stop()
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await server.stop()  # an idle client does not hold it up
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    await server.stop()
+    with pytest.raises(OSError, match="onnect"):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_taken_port(service: Service) -> None:
+    port = int(service.url.rpartition(":")[2])
+    server = service.server()
+    with pytest.raises(OSError, match="in use"):
+        await server.start("127.0.0.1", port)
+    await server.stop()
+
+
+def test_recent_is_bounded_and_newest_first() -> None:
+    recent = Recent(3)
+    for number in range(10):
+        recent(refused(b"%d@y" % number))
+    assert [refusal.recipient for refusal in recent] == [b"9@y", b"8@y", b"7@y"]
+
+
+def test_recent_keeps_refusals_only() -> None:
+    recent = Recent()
+    recent(events.Connected("s", "c"))
+    recent(refused(b"accepted@y", verdict="accept"))
+    recent(refused(b"deferred@y", verdict="defer"))
+    recent(refused(b"later@y", verdict="accept", observed="defer"))
+    recent(events.BackendRefusedRecipient("s", "c", b"busy@y", "451 4.3.0 busy"))
+    assert list(recent) == []
+    recent(events.BackendRefusedRecipient("s", "c", b"no@y", "553 sorry"))
+    (refusal,) = recent
+    assert refusal[2:] == (b"no@y", "backend", "553 sorry", False)

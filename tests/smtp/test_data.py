@@ -1,0 +1,107 @@
+"""The message stream: one end, however it is cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.smtp.data import MessageStream
+
+END = b"\r\n.\r\n"
+
+
+def model(data: bytes) -> tuple[bytes, bool, bytes]:
+    """What blast() in qmail-smtpd.c takes, as a machine of single bytes:
+    ``(message, ended, rest)``; dots are left stuffed."""
+    window = b"\r\n"
+    for at in range(len(data)):
+        window = (window + data[at : at + 1])[-5:]
+        if window == END:
+            return data[: at - 2], True, data[at + 1 :]
+    return data, False, b""
+
+
+def run(chunks: list[bytes]) -> tuple[bytes, bool, bytes, bool, int]:
+    stream = MessageStream()
+    message = rest = b""
+    for chunk in chunks:
+        if stream.ended:
+            rest += chunk
+            continue
+        piece, rest = stream.feed(chunk)
+        message += piece
+    return message, stream.ended, rest, stream.bare_lf, stream.size
+
+
+pieces = st.lists(
+    st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", END, b"a", b"\0", b"xyz"]),
+    max_size=30,
+)
+
+
+@given(pieces)
+def test_the_end_is_where_qmail_sees_it(chunks: list[bytes]) -> None:
+    data = b"".join(chunks)
+    message, ended, rest = model(data)
+    got = run([data] if data else [])
+    assert got[1] == ended
+    if ended:
+        assert got[0] == message
+        assert got[2] == rest
+        assert got[4] == len(message)
+    else:
+        # Up to four bytes are held back: they may begin the end.
+        assert message.startswith(got[0])
+        assert len(message) - len(got[0]) <= 4
+
+
+@given(pieces)
+def test_cuts_change_nothing(chunks: list[bytes]) -> None:
+    data = b"".join(chunks)
+    whole = run([data] if data else [])
+    assert run([c for c in chunks if c]) == whole
+    assert run([data[i : i + 1] for i in range(len(data))]) == whole
+
+
+@given(pieces)
+def test_bare_lf_is_seen(chunks: list[bytes]) -> None:
+    message = run([b"".join(chunks)])[0]
+    bare = b"\n" in (b"\r\n" + message).replace(b"\r\n", b"")
+    assert run([b"".join(chunks)])[3] == bare
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        b"\n.\n",
+        b"\n.\r",
+        b"\r.\n",
+        b"\r.\r",
+        b"\n.\r\n",
+        b"\r.\r\n",
+        b"\r\n.\n",
+        b"\r\n.\r",
+        b"\r\n\0.\r\n",
+        b"\r\n.\0\r\n",
+        b"\r\n.\r\r\n",
+        b"\r\r\n.\r\r\n",
+        b"\r\n..\r\n",
+        b"\r\n. \r\n",
+        b"\n..\r\n",
+    ],
+)
+def test_no_other_sequence_ends_a_message(sequence: bytes) -> None:
+    data = b"first" + sequence + b"MAIL FROM:<x@y>\r\n"
+    for cut in range(len(data)):
+        _, ended, rest, _, _ = run([c for c in (data[:cut], data[cut:]) if c])
+        assert not ended
+        assert rest == b""
+
+
+def test_a_true_end_after_a_stray_cr() -> None:
+    assert run([b"x\r\r\n.\r\nQUIT\r\n"]) == (b"x\r\r\n", True, b"QUIT\r\n", False, 4)
+
+
+def test_an_empty_message() -> None:
+    assert run([b".\r\nQUIT\r\n"]) == (b"", True, b"QUIT\r\n", False, 0)

@@ -1,0 +1,215 @@
+"""A scripted backend: behaves as qmail-smtpd, except where told otherwise.
+
+Written without the project's own parsers, so that a mistake in those is not
+made twice.  ``script`` maps a step to a behaviour; steps are ``connect``,
+``greeting``, ``EHLO``, ``HELO``, ``MAIL``, ``RCPT``, ``DATA``, ``body``,
+``dot``, ``RSET``, ``QUIT``; a behaviour is bytes to say instead of the usual
+reply, or one of the constants below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from dataclasses import dataclass, field
+
+SILENT = "silent"  # never answer
+CLOSE = "close"  # FIN instead of an answer
+RESET = "reset"  # RST instead of an answer
+STOP_READING = "stop reading"
+
+Behaviour = bytes | str
+
+
+@dataclass
+class Received:
+    """One message that got its final dot, with what the backend was told."""
+
+    helo: bytes
+    mail: bytes
+    recipients: list[bytes]
+    message: bytes
+
+
+@dataclass
+class FakeQmail:
+    """A server on a free port; ``received`` are complete messages."""
+
+    script: dict[str, Behaviour] = field(default_factory=dict)
+    pipelining: bool = True
+    received: list[Received] = field(default_factory=list)
+    commands: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    open_connections: int = 0
+    dots: int = 0
+    port: int = 0
+    bytes_read: int = 0
+    gate: asyncio.Event | None = None  # awaited before the final reply
+
+    async def start(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self.open_connections += 1
+        try:
+            with contextlib.suppress(ConnectionError, _Ended, asyncio.CancelledError):
+                await _Session(self, reader, writer).run()
+        finally:
+            self.open_connections -= 1
+            self._tasks.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+
+class _Ended(Exception):
+    """The connection is over."""
+
+
+class _Session:
+    def __init__(
+        self,
+        fake: FakeQmail,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.fake = fake
+        self.reader = reader
+        self.writer = writer
+        self.helo = b""
+        self.mail: bytes | None = None
+        self.recipients: list[bytes] = []
+
+    async def run(self) -> None:
+        if "connect" in self.fake.script:
+            await self._do(self.fake.script["connect"])
+        await self.say("greeting", b"220 fake ESMTP\r\n")
+        while True:
+            line = await self.reader.readline()
+            if not line.endswith(b"\n"):
+                raise _Ended
+            line = line.rstrip(b"\r\n")
+            self.fake.commands.append(line)
+            await self.command(line)
+
+    async def command(self, line: bytes) -> None:
+        verb = line.split(b" ")[0].upper()
+        if verb in (b"EHLO", b"HELO"):
+            self.helo = line.partition(b" ")[2]
+            self.mail = None
+            extensions = [b"PIPELINING"] if self.fake.pipelining else []
+            text = b"250 fake\r\n"
+            if verb == b"EHLO":
+                lines = [b"fake", *extensions, b"8BITMIME"]
+                text = b"".join(b"250-%s\r\n" % x for x in lines[:-1])
+                text += b"250 %s\r\n" % lines[-1]
+            await self.say(verb.decode(), text)
+        elif verb == b"MAIL":
+            self.mail = line.partition(b" ")[2]
+            self.recipients = []
+            await self.say("MAIL", b"250 ok\r\n")
+        elif verb == b"RCPT":
+            await self.rcpt(line)
+        elif verb == b"DATA":
+            await self.data()
+        elif verb == b"RSET":
+            self.mail = None
+            await self.say("RSET", b"250 flushed\r\n")
+        elif verb == b"QUIT":
+            await self.say("QUIT", b"221 fake\r\n")
+            raise _Ended
+        else:
+            await self.say("other", b"502 unimplemented (#5.5.1)\r\n")
+
+    async def rcpt(self, line: bytes) -> None:
+        argument = line.partition(b" ")[2]
+        if self.mail is None:
+            await self.say("RCPT", b"503 MAIL first (#5.5.1)\r\n")
+            return
+        behaviour = self.fake.script.get("RCPT " + argument.decode("latin-1"))
+        if behaviour is not None:
+            await self._do(behaviour)
+            return
+        if await self.say("RCPT", b"250 ok\r\n"):
+            self.recipients.append(argument)
+
+    async def data(self) -> None:
+        if not self.recipients:
+            await self.say("DATA", b"503 RCPT first (#5.5.1)\r\n")
+            return
+        if not await self.say("DATA", b"354 go ahead\r\n"):
+            return
+        message = await self.message()
+        self.fake.dots += 1
+        if self.fake.gate is not None:
+            await self.fake.gate.wait()
+        if await self.say("dot", b"250 ok 1700000000 qp 4711\r\n"):
+            assert self.mail is not None
+            self.fake.received.append(
+                Received(self.helo, self.mail, self.recipients, message)
+            )
+        self.mail = None
+        self.recipients = []
+
+    async def message(self) -> bytes:
+        """As blast() in qmail-smtpd.c ends a message, and unstuffed."""
+        data = bytearray(b"\r\n")
+        first = True
+        while not data.endswith(b"\r\n.\r\n"):
+            piece = await self.reader.readuntil(b"\n")
+            self.fake.bytes_read += len(piece)
+            data += piece
+            if not data.endswith(b"\r\n"):
+                await self._do(b"451 See https://cr.yp.to/docs/smtplf.html.\r\n")
+                raise _Ended
+            if first and "body" in self.fake.script:
+                await self._do(self.fake.script["body"])
+            first = False
+        # The two bytes in front stand for the CRLF that ended DATA.
+        return bytes(data[:-3]).replace(b"\r\n.", b"\r\n")[2:]
+
+    async def say(self, step: str, usual: bytes) -> bool:
+        """Say the usual, or do what the script says; whether it was usual."""
+        behaviour = self.fake.script.get(step)
+        if behaviour is None:
+            self.writer.write(usual)
+            await self.writer.drain()
+            return True
+        await self._do(behaviour)
+        return False
+
+    async def _do(self, behaviour: Behaviour) -> None:
+        if isinstance(behaviour, bytes):
+            self.writer.write(behaviour)
+            await self.writer.drain()
+            if behaviour.startswith(b"421"):
+                raise _Ended
+        elif behaviour == CLOSE:
+            raise _Ended
+        elif behaviour == RESET:
+            sock = self.writer.get_extra_info("socket")
+            linger = struct.pack("ii", 1, 0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.writer.transport.abort()
+            raise _Ended
+        elif behaviour in (SILENT, STOP_READING):
+            if behaviour == STOP_READING:
+                self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.Event().wait()

@@ -1,0 +1,108 @@
+"""A driver for the dialogue that does everything at once and remembers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.smtp import replies
+from proxy.smtp.dialogue import Dialogue
+from proxy.smtp.driver import Limits, Pending
+from proxy.smtp.reply import Reply
+
+Decide = Callable[[bytes], Reply | Pending]
+
+
+class MemoryDriver:
+    """Both the rules and the backend, in memory.
+
+    With ``late`` true nothing is answered until :meth:`answer` is called.
+    """
+
+    def __init__(
+        self,
+        decide: Decide | None = None,
+        *,
+        limits: Limits | None = None,
+        late: bool = False,
+    ) -> None:
+        self.sent = b""
+        self.closed = False
+        self.late = late
+        self.asked: list[bytes] = []
+        self.body = b""
+        self.dots = 0
+        self.aborts = 0
+        self.refused: list[Reply] = []
+        self.questions: list[str] = []
+        self.mails: list[bytes | None] = []
+        self.relayed: list[bytes] = []
+        self._decide = decide or (lambda recipient: Pending.ACCEPTED)
+        self.dialogue = Dialogue(self, b"mx.test", limits or Limits())
+        self.dialogue.start()
+
+    def feed(self, data: bytes) -> bytes:
+        """Hand in ``data``; what was said since."""
+        before = len(self.sent)
+        self.dialogue.receive(data)
+        return self.sent[before:]
+
+    def answer(self, reply: Reply | None = None) -> None:
+        """Give the oldest answer that is owed."""
+        question = self.questions.pop(0)
+        if question == "verdict":
+            self.dialogue.decided(reply or Pending.ACCEPTED)
+        elif question == "rcpt":
+            self.dialogue.recipient_answered(reply or Reply(250, b"ok"))
+        elif question == "data":
+            self.dialogue.data_answered(reply or replies.GO_AHEAD)
+        else:
+            self.dialogue.message_answered(reply or Reply(250, b"ok 1 qp 2"))
+
+    def _owe(self, question: str) -> None:
+        self.questions.append(question)
+        if not self.late:
+            self.answer()
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+
+    def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
+        self.asked.append(recipient)
+        verdict = self._decide(recipient)
+        if verdict is Pending.LATER:
+            self.questions.append("verdict")
+        return verdict
+
+    def relay_recipient(self, argument: bytes) -> None:
+        self.mails.append(self.dialogue.mail_argument)
+        self.relayed.append(argument)
+        self._owe("rcpt")
+
+    def relay_data(self) -> None:
+        self._owe("data")
+
+    def relay_body(self, piece: bytes) -> None:
+        assert piece
+        self.body += piece
+
+    def relay_end(self, piece: bytes) -> None:
+        self.body += piece
+        self.dots += 1
+        self._owe("dot")
+
+    def relay_abort(self) -> None:
+        self.aborts += 1
+        self.questions.clear()
+
+    def message_refused(self, reply: Reply) -> None:
+        self.refused.append(reply)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def codes(sent: bytes) -> list[int]:
+    """The codes of the replies in ``sent``, one for each whole reply."""
+    lines = sent.split(b"\r\n")
+    assert lines.pop() == b""
+    return [int(line[:3]) for line in lines if line[3:4] == b" "]

@@ -1,0 +1,112 @@
+"""Which verdict a recorded recipient calls for, and where ours is another.
+
+The recorded outcome is what qmail did; the verdict is what the front door has
+to say to the sender, so that nothing is lost and nothing bounces.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from proxy.qmail.host import QmailHost
+from proxy.rules.qmail import QmailRule
+from proxy.rules.verdict import Kind, Question, Verdict
+from proxy.smtp.path import read_path
+from tests.support.recorded import relayclient
+
+_SIMPLE = {
+    "deliver": Kind.ACCEPT,
+    "forward": Kind.ACCEPT,
+    "remote": Kind.ACCEPT,
+    "bounce": Kind.REJECT,
+    "defer": Kind.DEFER,
+    "discard": Kind.REJECT,
+}
+_DID = re.compile(r"did_([0-9]+)\+[0-9]+\+([0-9]+)")
+_FORWARDER = re.compile(r"(?:forward|condredirect):_qp_")
+
+
+class Copies(enum.Flag):
+    """What became of the copies of a message, all the way down."""
+
+    NONE = 0
+    ARRIVED = 1
+    WAITS = 2
+    FAILED = 4
+
+
+def required(answer: dict[str, Any]) -> Kind:
+    """The verdict for a recorded recipient (or its ``if_relayed``)."""
+    outcome = answer["outcome"]
+    if outcome == "refused":
+        return Kind.REJECT if answer["smtp"].startswith("5") else Kind.DEFER
+    if outcome == "forward-bounce":
+        found = copies(answer)
+        if Copies.ARRIVED in found:
+            return Kind.ACCEPT
+        return Kind.DEFER if Copies.WAITS in found else Kind.REJECT
+    return _SIMPLE[outcome]
+
+
+def copies(delivery: dict[str, Any]) -> Copies:
+    """Follow one recorded delivery and the messages that it injected."""
+    if delivery["delivery"] == "deferral":
+        return Copies.WAITS
+    if delivery["delivery"] == "failure":
+        return Copies.FAILED
+    forwarded = delivery.get("forwarded") or []
+    if not forwarded:
+        return Copies.ARRIVED
+    found = Copies.ARRIVED if _kept_here(delivery["log"]) else Copies.NONE
+    for copy in forwarded:
+        found |= copies(copy)
+    return found
+
+
+def _kept_here(log: str) -> bool:
+    """Whether a file took a copy, or a program that does not only forward."""
+    did = _DID.search(log)
+    assert did is not None, log
+    return int(did[1]) > 0 or (int(did[2]) > 0 and not _FORWARDER.search(log))
+
+
+def message_decides(world: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """A bounce that comes of a Delivered-To line in the message itself."""
+    if world["name"] != "delivered-to-loop":
+        return False
+    return "is_looping" in answer.get("log", "")
+
+
+def answers(
+    world: dict[str, Any], host: QmailHost
+) -> Iterator[tuple[str, dict[str, Any], Verdict]]:
+    """Every recipient with what qmail did and what the rule says; those that
+    rcpthosts refused a second time, as a trusted client would ask."""
+    rule = QmailRule(host)
+    sender = world["sender"].encode("latin-1")
+    for recipient in world["recipients"]:
+        path = read_path(recipient["rcpt"].encode("latin-1"))
+        asked = Question(path, sender, relayclient=relayclient(world))
+        yield recipient["rcpt"], recipient, rule.ask(asked)
+        if "if_relayed" in recipient:
+            asked = Question(path, sender, relayclient=b"")
+            relayed = f"{recipient['rcpt']} (relayed)"
+            yield relayed, recipient["if_relayed"], rule.ask(asked)
+
+
+def mismatches(world: dict[str, Any], host: QmailHost) -> list[str]:
+    """Where the rule says something else than it has to; one line each."""
+    wrong = []
+    for who, answer, verdict in answers(world, host):
+        want = required(answer)
+        if verdict.kind is want:
+            continue
+        undecided = verdict.undecided and verdict.kind is Kind.ACCEPT
+        if want is not Kind.ACCEPT and (undecided or message_decides(world, answer)):
+            continue
+        trail = " | ".join(f"{step.where()} {step.note()}" for step in verdict.trace)
+        wrong.append(f"{who}: {answer['outcome']}, we {verdict.kind.value}: {trail}")
+    return wrong

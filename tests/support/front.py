@@ -1,0 +1,130 @@
+"""A front door in the test's own process, before a scripted backend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from proxy.backend.pool import Backend, BackendSettings
+from proxy.front.door import Door, DoorSettings
+from proxy.front.session import Session
+from proxy.observe.events import Event
+from proxy.rules.engine import Engine
+from proxy.rules.verdict import Answer, Kind, Question, Verdict
+from proxy.smtp import replies
+from tests.support.backend import FakeQmail
+
+Ask = Callable[[Question], Answer | Awaitable[Answer]]
+
+
+@dataclass
+class CallRule:
+    """A rule made of a function."""
+
+    ask_: Ask
+    name: str = "test"
+
+    def ask(self, question: Question) -> Answer | Awaitable[Answer]:
+        return self.ask_(question)
+
+
+def accept(reason: str = "test") -> Verdict:
+    return Verdict(Kind.ACCEPT, replies.OK, "test", reason)
+
+
+def reject(reason: str = "test") -> Verdict:
+    return Verdict(Kind.REJECT, replies.NO_SUCH_RECIPIENT, "test", reason)
+
+
+def ours_only(question: Question) -> Verdict:
+    """Everybody at example.test but those whose name begins with "no"."""
+    local, _, domain = question.recipient.rpartition(b"@")
+    if domain.lower() != b"example.test":
+        return Verdict(Kind.REJECT, replies.NOT_RELAYED, "test", "foreign", gate=True)
+    return reject() if local.startswith(b"no") else accept()
+
+
+@dataclass
+class Front:
+    """What a test sees of a running front door."""
+
+    door: Door
+    backend: Backend
+    fake: FakeQmail
+    port: int
+    events: list[Event] = field(default_factory=list)
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; fail after a generous time."""
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def settled(self) -> None:
+        """Until every session is over and every backend task is done."""
+        await self.until(lambda: not self.door.sessions)
+
+
+def descriptors() -> int:
+    """Open sockets; uvloop opens other things once and keeps them."""
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+    return count
+
+
+@contextlib.asynccontextmanager
+async def running(
+    ask: Ask = ours_only,
+    *,
+    fake: FakeQmail | None = None,
+    settings: DoorSettings | None = None,
+    backend: BackendSettings | None = None,
+    observe: bool = False,
+) -> AsyncIterator[Front]:
+    """Start both, and at the end see that nothing is left behind."""
+    fds = descriptors()
+    fake = fake or FakeQmail()
+    await fake.start()
+    tasks = asyncio.all_tasks()
+    settings_ = backend or BackendSettings()
+    settings_ = BackendSettings(
+        port=settings_.port if settings_.port != 2525 else fake.port,
+        connect_timeout=settings_.connect_timeout,
+        command_timeout=settings_.command_timeout,
+        data_timeout=settings_.data_timeout,
+        final_timeout=settings_.final_timeout,
+        kept=settings_.kept,
+    )
+    events: list[Event] = []
+    pool = Backend(settings_, b"mx.example.test")
+    door = Door(
+        engine=Engine([CallRule(ask)], observe=observe),
+        backend=pool,
+        observer=events.append,
+        hostname=b"mx.example.test",
+        settings=settings or DoorSettings(received=False),
+    )
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Session(door), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    front = Front(door, pool, fake, port, events)
+    try:
+        yield front
+    finally:
+        server.close()
+        for session in list(door.sessions):
+            session.shut_down(now=True)
+        await pool.close()
+        await fake.stop()
+    await front.until(lambda: asyncio.all_tasks() <= tasks)
+    await front.until(lambda: descriptors() == fds)
+    assert not door.sessions
+    assert pool.connections == 0

@@ -1,0 +1,102 @@
+"""The direction of imports: the folders know only what lies before them."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import proxy
+
+ROOT = Path(proxy.__file__).parent
+
+# What each place may import of the project.  Top-level modules are the places
+# where everything is put together; nothing below them may import them.
+MAY_IMPORT = {
+    "smtp": {"smtp"},
+    "qmail": {"qmail", "smtp"},
+    "rules": {"rules", "qmail", "smtp"},
+    "backend": {"backend", "smtp"},
+    "observe": {"observe"},
+    "front": {"front", "backend", "rules", "smtp", "observe.events"},
+    "config": {"config"},
+}
+
+# The only places for these libraries; "smtp" and "qmail" know none at all.
+LIBRARIES = {
+    "aiosmtpd": {"front.session"},
+    "aiosmtplib": {"backend.channel", "backend.pool"},
+    "aiohttp": {"observe.status"},
+    "prometheus_client": {"observe.metrics"},
+    "pydantic": {"config"},
+    "pydantic_core": {"config"},
+    "pydantic_settings": {"config"},
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"explain", "check", "cli", "terminal"},
+    "uvloop": {"service"},
+}
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            assert node.module
+            found.add(node.module)
+            if node.module == "proxy":
+                found.update(f"proxy.{alias.name}" for alias in node.names)
+    return found
+
+
+def within(name: str, place: str) -> bool:
+    return name == place or name.startswith(place + ".")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_direction_of_imports(path: Path) -> None:
+    name = name_of(path)
+    allowed = next((v for k, v in MAY_IMPORT.items() if within(name, k)), None)
+    if allowed is None:
+        return
+    for imported in imports(path):
+        if imported.startswith("proxy."):
+            inner = imported.removeprefix("proxy.")
+            assert any(within(inner, place) for place in allowed), imported
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_libraries_stay_in_their_places(path: Path) -> None:
+    name = name_of(path)
+    for imported in imports(path):
+        top = imported.partition(".")[0]
+        if top == "proxy" or top in sys.stdlib_module_names:
+            continue
+        assert any(within(name, place) for place in LIBRARIES.get(top, ())), imported
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_public_name_has_its_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the module says nothing of itself"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if not node.name.startswith("_"):
+                assert ast.get_docstring(node), node.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_can_be_read_at_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
