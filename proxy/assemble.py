@@ -147,7 +147,7 @@ def _control(host: QmailHost, read: Callable[[ControlFiles], T], default: T) -> 
     """What ``read`` finds in the control files; ``default`` where they cannot
     be read, which every recipient's verdict will say too."""
     try:
-        return read(host.smtpd_control())
+        return read(host.moment().control())
     except (ControlError, KernelError, CannotTell):
         return default
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from pydantic.fields import FieldInfo
-
 from proxy.config.explain import toml_value
-from proxy.config.load import SMALLEST
-from proxy.config.model import Config, Section, section_at
+from proxy.config.model import Config, Key, Section, keys_of, section_at
+from proxy.config.sources import SMALLEST
 
 _WIDTH = 78
 
@@ -47,15 +45,12 @@ def _lines() -> Iterator[str]:
     yield from (f"#     {line}" for line in SMALLEST.splitlines())
     yield "#"
     yield from _comment(_ENVIRONMENT)
-    tables: list[tuple[str, type[Section]]] = []
-    for name, field in Config.model_fields.items():
+    for key in keys_of(Config):
+        yield from _key(key)
+    for name in Config.model_fields:
         section = section_at((name,))
-        if section is None:
-            yield from _key(name, field)
-        else:
-            tables.append((name, section))
-    for name, section in tables:
-        yield from _table(name, section)
+        if section is not None:
+            yield from _table(name, section)
 
 
 def _table(name: str, section: type[Section]) -> Iterator[str]:
@@ -63,20 +58,19 @@ def _table(name: str, section: type[Section]) -> Iterator[str]:
     yield ""
     yield from _comment(section.__doc__ or "")
     yield f"[[{name}]]" if name == "rules" else f"[{name}]"
-    for key, field in section.model_fields.items():
-        yield from _key(key, field)
+    for key in keys_of(section):
+        yield from _key(key)
 
 
-def _key(name: str, field: FieldInfo) -> Iterator[str]:
+def _key(key: Key) -> Iterator[str]:
     yield ""
-    yield from _comment(field.description or "")
-    if field.is_required():  # only a rule's type, which has one value so far
-        yield f'{name} = "qmail"'
-    elif field.default is None:
-        examples = field.examples or []
-        yield from (f"# {name} = {toml_value(value)}" for value in examples)
+    yield from _comment(key.description)
+    if key.required:  # only a rule's type, which has one value so far
+        yield f'{key.name} = "qmail"'
+    elif key.default is None:
+        yield from (f"# {key.name} = {toml_value(value)}" for value in key.examples)
     else:
-        yield f"{name} = {toml_value(field.default)}"
+        yield f"{key.name} = {toml_value(key.default)}"
 
 
 def _comment(text: str) -> Iterator[str]:

@@ -60,12 +60,12 @@ def lay_out(root: Path) -> None:
     for user in ("alice", "bob"):
         for part in ("tmp", "new", "cur"):
             (root / f"home/{user}/Maildir/{part}").mkdir(parents=True)
-    for path, content in _DOT_QMAIL.items():
-        _write(root / path, content)
-    for path in [root, *root.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    for name, content in _DOT_QMAIL.items():
+        _write(root / name, content)
+    for part in [root, *root.rglob("*")]:
+        part.chmod(0o755 if part.is_dir() else 0o644)
         if os.geteuid() == 0:
-            os.chown(path, owner, owner)
+            os.chown(part, owner, owner)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -27,7 +27,6 @@ from proxy.smtp import replies
 from proxy.smtp.command import CONTROL
 from proxy.smtp.path import read_path
 from proxy.smtp.reply import Reply
-from proxy.still import StillHost
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,11 +61,11 @@ def run(
     config: Config, addresses: Sequence[bytes], asked: Circumstances, *, as_json: bool
 ) -> int:
     """Explain each address to standard output; the exit status."""
-    host = StillHost(assemble.qmail_host(config))
+    host = assemble.qmail_host(config)
     engine = assemble.engine(config, host, _unheard)
     if problem := assemble.relay_problem(config, host):
         print(f"warning: serve would not start: {problem}", file=sys.stderr)
-    explainer = Explainer(engine, config, asked, host.forget)
+    explainer = Explainer(engine, config, asked)
     with explainer:
         return Session(explainer, _Json() if as_json else _people()).run(addresses)
 
@@ -76,20 +75,10 @@ def _unheard(rule: str, error: Exception) -> None:
 
 
 class Explainer:
-    """Asks the engine, also where the answer has to be awaited.
+    """Asks the engine, also where the answer has to be awaited."""
 
-    ``look_anew`` is called before each block of inputs.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        config: Config,
-        asked: Circumstances,
-        look_anew: Callable[[], None],
-    ) -> None:
+    def __init__(self, engine: Engine, config: Config, asked: Circumstances) -> None:
         self._engine = engine
-        self._look_anew = look_anew
         self._asked = asked
         self._line_max = config.limits.command_length
         self._runner: asyncio.Runner | None = None
@@ -103,7 +92,6 @@ class Explainer:
 
     def block(self, given: Iterable[bytes]) -> list[Explanation]:
         """The answers for inputs that came together."""
-        self._look_anew()
         return [self._explain(each) for each in given]
 
     def _explain(self, given: bytes) -> Explanation:

@@ -59,6 +59,7 @@ class Service:
         self._kill = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._listening = False
+        self._started = False
 
     async def start(self) -> None:
         """Bind, and serve; raises :class:`StartError`."""
@@ -83,15 +84,20 @@ class Service:
         door = self.door
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            server = await loop.create_server(
-                lambda: Session(door), sock=sock, backlog=_BACKLOG
-            )
+            try:
+                server = await loop.create_server(
+                    lambda: Session(door), sock=sock, backlog=_BACKLOG
+                )
+            except OSError as error:  # between bind and now another one was faster
+                where = _bind_trouble("listen.addresses", _shown(sock), error)
+                raise StartError(where) from error
             self._servers.append(server)
             self.addresses.append(_shown(sock))
         self._listening = True
         if config.status.address:
             await self._start_status(config.status.address)
         self._sweep()
+        self._started = True
         self._say_started()
 
     async def run(self) -> int:
@@ -153,7 +159,8 @@ class Service:
             await self.backend.close()
         if self._status is not None:
             await self._status.stop()
-        self.log.notice("info", "stopped")
+        if self._started:
+            self.log.notice("info", "stopped")
         self.log.flush()
 
     async def _drain(self, door: Door) -> None:
@@ -215,6 +222,9 @@ class Service:
         self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
 
     def _say_started(self) -> None:
+        if self.config.status.address:
+            host = self.config.status.address.rpartition(":")[0]
+            self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
         text = f"qmail-backstop {__version__} serves {where}, mode {self.config.mode}"
         self.log.notice("info", f"{text}, backend {self.config.backend.address}")
@@ -307,5 +317,3 @@ def _all(observers: list[Observer]) -> Observer:
             one(event)
 
     return observer
-
-

@@ -48,7 +48,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -72,7 +72,7 @@ def test_the_direction_of_imports(path: Path) -> None:
     if allowed is None:
         return
     for imported in imports(path):
-        if imported.startswith("proxy."):
+        if imported.startswith("proxy.") and imported != "proxy.__version__":
             inner = imported.removeprefix("proxy.")
             assert any(within(inner, place) for place in allowed), imported
 
@@ -92,11 +92,11 @@ def test_every_public_name_has_its_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "the module says nothing of itself"
     for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if not node.name.startswith("_"):
-                assert ast.get_docstring(node), node.name
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        assert node.name.startswith("_") or ast.get_docstring(node), node.name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_can_be_read_at_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 500
+    assert len(path.read_text().splitlines()) <= 450

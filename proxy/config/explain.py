@@ -1,7 +1,7 @@
 """From pydantic's words to an administrator's: what is wrong, and the remedy.
 
 Knows: pydantic's kinds of errors, which known name is nearest.  Knows not:
-how values are read.  Called by ``load``.
+how values are read.  Called by ``sources``.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _explained(details: ErrorDetails, path: KeyPath) -> tuple[str, str]:
             return "unknown type of rule", "known: " + ", ".join(_rule_types())
         return f"must be {context['expected']}", _default_remedy(path)
     if kind in ("missing", "union_tag_not_found"):
-        return "missing", "known: " + ", ".join(_rule_types())
+        return "missing", "write " + " or ".join(f'"{t}"' for t in _rule_types())
     if kind == "too_short":
         return "must not be empty", _default_remedy(path)
     if kind == "greater_than_equal":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
@@ -301,7 +301,7 @@ class Config(Section):
     limits: Limits = Limits()
     relay: Relay = Relay()
 
-    # Set by ``load``.
+    # Set by ``sources``.
     _source: Path | None = PrivateAttr(default=None)
 
     @property
@@ -331,3 +331,27 @@ def section_at(path: KeyPath) -> type[Section] | None:
     field = Config.model_fields.get(str(path[0])) if len(path) == 1 else None
     kind = field.annotation if field else None
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+class Key(NamedTuple):
+    """What there is to say about one key of a table."""
+
+    name: str
+    description: str
+    required: bool
+    default: object
+    examples: tuple[object, ...]
+
+
+def keys_of(section: type[Section]) -> Iterator[Key]:
+    """The keys of a table that are no tables themselves, in order."""
+    for name, field in section.model_fields.items():
+        if section is Config and section_at((name,)):
+            continue
+        yield Key(
+            name,
+            field.description or "",
+            field.is_required(),
+            field.default,
+            tuple(field.examples or ()),
+        )

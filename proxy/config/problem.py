@@ -1,7 +1,7 @@
 """A problem, told so that it can be mended: where, which key, what, and how.
 
 Knows: how to show values safely, where in a TOML text a key stands.  Knows
-not: what may be wrong.  Used by ``load`` and by ``proxy.check``.
+not: what may be wrong.  Used by ``sources`` and by ``proxy.check``.
 """
 
 from __future__ import annotations

@@ -137,11 +137,13 @@ def _network(value: object) -> Network:
         raise _wrong(
             "is not an IP address or network", 'write it like "192.0.2.0/24"'
         ) from None
-    if "/" in value and ipaddress.ip_interface(value).ip != network.network_address:
+    address = value.partition("/")[0]
+    if "/" in value and ipaddress.ip_address(address) != network.network_address:
         # 192.0.2.1/8 may well be a slip of the pen for /32: who may relay
         # is not a matter for guessing.
         raise _wrong(
-            "is an address within a network, not a network", f'write "{network}"'
+            "is an address within a network, not a network",
+            f'write "{network}" or "{address}"',
         )
     return network
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # A file changed twice within one tick of the kernel's clock keeps its times.
 # What was read this soon after a change is read again (git calls it "racy").
-_SETTLED_NS = 50_000_000
+SETTLED_NS = 50_000_000
 
 Identity = tuple[int, int, int, int, int]
 
@@ -106,4 +106,4 @@ class FileCache:
 
     def _settled(self, status: Status) -> bool:
         newest = max(status.st_mtime_ns, status.st_ctime_ns)
-        return self._clock() - newest > _SETTLED_NS
+        return self._clock() - newest > SETTLED_NS

@@ -15,6 +15,7 @@ from proxy.qmail.control import ControlError
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.local import Delivery, Ending, Envelope, deliver
+from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller, getpw
 from proxy.qmail.trail import Trail
 from proxy.qmail.users import AssignError, assigned
@@ -83,14 +84,15 @@ def _gate_and_journey(
     trail: Trail,
 ) -> Decision:
     try:
-        gate = _Gate(host, trail)
+        moment = host.moment()
+        gate = _Gate(host, moment, trail)
         refusal = gate.refusal(recipient, sender, relayclient)
     except _Trouble as error:
         return Decision(Outcome.BROKEN, _note_trouble(host, error, trail))
     if refusal is not None:
         return refusal
     try:
-        decision = _Journey(host, trail).decide(gate.recipient, gate.sender)
+        decision = _Journey(host, moment, trail).decide(gate.recipient, gate.sender)
         decision.open_relay = gate.open_relay
         return decision
     except _Trouble as error:
@@ -114,10 +116,10 @@ def _note_trouble(host: QmailHost, error: Exception, trail: Trail) -> str:
 class _Gate:
     """qmail-smtpd: its own refusals, and the envelope that it queues."""
 
-    def __init__(self, host: QmailHost, trail: Trail) -> None:
+    def __init__(self, host: QmailHost, moment: Moment, trail: Trail) -> None:
         self.local_ips = host.settings.local_ips
         self.trail = trail
-        self.settings = smtpd.read_settings(host.smtpd_control())
+        self.settings = moment.smtpd()
         self.recipient = self.sender = b""
         self.open_relay = False
 
@@ -160,11 +162,12 @@ class _Found(enum.IntFlag):
 class _Journey:
     """The copies of one message, followed to where each of them ends."""
 
-    def __init__(self, host: QmailHost, trail: Trail) -> None:
+    def __init__(self, host: QmailHost, moment: Moment, trail: Trail) -> None:
         self.host = host
+        self.moment = moment
         self.trail = trail
         self.deliveries = 0
-        self.settings = send.read_settings(host.send_control())
+        self.settings = moment.send()
 
     def decide(self, recipient: bytes, sender: bytes) -> Decision:
         route = send.route(self.settings, recipient, self.trail)
@@ -260,8 +263,8 @@ class _Journey:
         return deliver(self.host, controller, envelope, self.trail)
 
     def _controller(self, local: bytes) -> Controller | None:
-        host = self.host
-        cdb = host.users_cdb()
+        moment = self.moment
+        cdb = moment.users_cdb()
         if cdb is not None:
             found = assigned(cdb, local)
             if found is not None:
@@ -275,10 +278,10 @@ class _Journey:
                     key.rstrip(b"\0")[1:] or b"for everything else",
                 )
                 return controller
-        settings = host.settings
+        settings = self.host.settings
         found_account = getpw(
-            host.account,
-            host.getpw_walker(),
+            moment.account,
+            moment.getpw_walker(),
             local,
             settings.break_char,
             settings.alias_user,

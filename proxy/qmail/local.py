@@ -139,12 +139,14 @@ class _LocalDelivery:
                     controller.extension or b"the empty extension",
                 )
                 raise _fail(NO_MAILBOX)
-            sender = self._forward_sender(home)
+            self._follow(home, file)
+            # Asked for by qmail-local before the lines; without forwards it
+            # only matters for a file system in trouble.
+            sender = self._forward_sender(home) if self.forwards else b""
         except SearchDeferred as deferred:
             path = home.path + b"/" + deferred.name
             self.trail.add(path, "{}: deferred", deferred.why)
             raise _defer(deferred.why) from deferred
-        self._follow(home, file)
         return self._end(sender)
 
     def _enter_home(self) -> Place:

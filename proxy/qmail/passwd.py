@@ -130,7 +130,7 @@ def getpw(
     """
     end = len(local)
     while end >= 0:
-        if end < _USERNAME_MAX and (end == len(local) or local[end] == break_char[0]):
+        if end < _USERNAME_MAX:
             found = lookup(local[:end].lower())
             if found is not None and found.uid and _owns_home(walker, found, cwd):
                 whole = end == len(local)
@@ -142,7 +142,7 @@ def getpw(
                     b"" if whole else b"-",
                     b"" if whole else local[end + 1 :],
                 )
-        end -= 1
+        end = local.rfind(break_char, 0, min(end, _USERNAME_MAX))
     found = lookup(alias)
     if found is None:
         return None

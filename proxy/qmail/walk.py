@@ -77,15 +77,26 @@ def _join(directory: bytes, name: bytes) -> bytes:
 class Walker:
     """Looks at files of a view with the permissions of one identity."""
 
-    __slots__ = ("identity", "view")
+    __slots__ = ("ancestors", "identity", "view")
 
-    def __init__(self, view: FileView, identity: Identity) -> None:
+    def __init__(
+        self,
+        view: FileView,
+        identity: Identity,
+        ancestors: dict[bytes, Status] | None = None,
+    ) -> None:
+        """``ancestors`` remembers directories that are only passed through, for
+        as long as its owner wants; by default as long as this walker lives."""
         self.view = view
         self.identity = identity
+        self.ancestors: dict[bytes, Status] = {} if ancestors is None else ancestors
 
     def root(self) -> Place:
         """The root directory; raises :class:`CannotTell`."""
-        return Place(b"/", self._lstat(b"/"))
+        status = self.ancestors.get(b"/")
+        if status is None:
+            status = self.ancestors[b"/"] = self._lstat(b"/")
+        return Place(b"/", status)
 
     def stat(self, path: bytes, base: Place | None = None) -> Place:
         """``stat(2)``; raises :class:`KernelError`, :class:`CannotTell`."""
@@ -154,9 +165,10 @@ class Walker:
             if len(name) > _NAME_MAX:
                 raise KernelError(errno.ENAMETOOLONG)
             child = _join(current, name)
-            found = self._look(child)
+            last = not any(names)
+            found = self._look(child) if last else self._pass(child)
             if found is None:
-                if any(names):
+                if not last:
                     raise KernelError(errno.ENOENT)
                 if names:  # "new/": a directory cannot be made by open(2)
                     raise KernelError(errno.EISDIR)
@@ -172,6 +184,15 @@ class Walker:
                 continue
             current, status = child, found
         return Place(current, status)
+
+    def _pass(self, path: bytes) -> Status | None:
+        """As :meth:`_look`, for a directory on the way to something else."""
+        status = self.ancestors.get(path)
+        if status is None:
+            status = self._look(path)
+            if status is not None and stat_bits.S_ISDIR(status.st_mode):
+                self.ancestors[path] = status
+        return status
 
     def _look(self, path: bytes) -> Status | None:
         try:

@@ -19,7 +19,7 @@ from proxy.observe.events import (
 )
 from proxy.rules.verdict import Answer, Question
 from proxy.smtp.driver import Limits
-from tests.support.backend import CLOSE, RESET, SILENT, FakeQmail
+from tests.support.backend import CLOSE, RESET, SILENT, Behaviour, FakeQmail
 from tests.support.driver import codes
 from tests.support.front import Front, accept, ours_only, reject, running
 from tests.support.smtp_client import RawClient
@@ -123,11 +123,11 @@ async def test_an_aborted_transaction_is_reset_at_the_backend() -> None:
 
 
 async def test_the_backends_refusal_is_the_clients() -> None:
-    script = {
+    script: dict[str, Behaviour] = {
         "RCPT TO:<full@example.test>": b"452 4.2.2 full\r\n",
         "RCPT TO:<gone@example.test>": b"550-5.1.1 gone\r\n550 really\r\n",
     }
-    async with running(fake=FakeQmail(dict(script))) as front:
+    async with running(fake=FakeQmail(script)) as front:
         async with await RawClient.connect(front.port) as client:
             await client.reply()
             await client.command(b"MAIL FROM:<a@b.test>")
@@ -145,7 +145,7 @@ async def test_the_backends_refusal_is_the_clients() -> None:
 
 
 STEPS_BEFORE_DATA = ["connect", "greeting", "EHLO", "MAIL", "RCPT"]
-FAULTS = {
+FAULTS: dict[str, Behaviour] = {
     "close": CLOSE,
     "reset": RESET,
     "421": b"421 going\r\n",

@@ -143,7 +143,7 @@ def test_an_open_file_that_was_replaced() -> None:
 def test_every_kind_of_change_is_seen_at_the_next_decision() -> None:
     files = mail_host_files()
     clock = Clock()
-    host = QmailHost(files, cache=FileCache(clock=clock))
+    host = QmailHost(files, cache=FileCache(clock=clock), clock=clock)
     box = b"/var/qmail/alias/.qmail-sales"
 
     def outcome() -> Outcome:

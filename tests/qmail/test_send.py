@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.qmail.control import ControlError, parse_map, parse_names
 from proxy.qmail.host import QmailHost
+from proxy.qmail.moment import Names
 from proxy.qmail.send import SendSettings, read_settings, route, sender_for
 from proxy.qmail.trail import Trail
 from tests.support.files import CONTROL, mail_host_files
@@ -133,24 +134,28 @@ def test_a_sender_of_its_own_for_every_recipient(sender: bytes, found: bytes) ->
 def test_which_files_are_read() -> None:
     files = mail_host_files()
     host = QmailHost(files)
-    found = read_settings(host.send_control())
+    found = read_settings(host.moment().control(Names.SEND))
     assert found.envnoathost == b"mx.example.test"
     files.remove(CONTROL + b"locals")
-    assert read_settings(host.send_control()).locals == {b"mx.example.test": 0}
+    assert read_settings(host.moment().control(Names.SEND)).locals == {
+        b"mx.example.test": 0
+    }
     files.control(b"locals", b"")
-    assert read_settings(host.send_control()).locals == {}
+    assert read_settings(host.moment().control(Names.SEND)).locals == {}
     files.control(b"envnoathost", b"e.test \n")
-    assert read_settings(host.send_control()).envnoathost == b"e.test"
+    assert read_settings(host.moment().control(Names.SEND)).envnoathost == b"e.test"
 
 
 def test_without_me_and_locals_qmail_does_not_start() -> None:
     files = mail_host_files()
     host = QmailHost(files)
     files.remove(CONTROL + b"me")
-    assert read_settings(host.send_control()).envnoathost == b"envnoathost"
+    assert (
+        read_settings(host.moment().control(Names.SEND)).envnoathost == b"envnoathost"
+    )
     files.remove(CONTROL + b"locals")
     with pytest.raises(ControlError, match="locals"):
-        read_settings(host.send_control())
+        read_settings(host.moment().control(Names.SEND))
 
 
 @pytest.mark.parametrize("name", [b"me", b"locals", b"percenthack", b"virtualdomains"])
@@ -158,7 +163,7 @@ def test_a_file_that_cannot_be_read(name: bytes) -> None:
     files = mail_host_files()
     files.file(CONTROL + name, b"x", 0o600)
     with pytest.raises(ControlError):
-        read_settings(QmailHost(files).send_control())
+        read_settings(QmailHost(files).moment().control(Names.SEND))
 
 
 @fuzz

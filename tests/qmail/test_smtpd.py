@@ -134,7 +134,7 @@ def test_a_file_that_qmail_smtpd_cannot_read(name: bytes) -> None:
 def test_it_needs_a_greeting() -> None:
     files = mail_host_files()
     files.remove(CONTROL + b"me")
-    control = QmailHost(files).smtpd_control()
+    control = QmailHost(files).moment().control()
     with pytest.raises(ControlError, match="smtpgreeting"):
         read_settings(control)
     files.control(b"smtpgreeting", b"hello")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import pathlib
 
@@ -84,7 +85,7 @@ def test_bytewise_gives_the_same_transcript() -> None:
 def test_cut_anywhere_gives_the_same_transcript(cuts: list[int]) -> None:
     driver = MemoryDriver(by_domain)
     edges = [0, *sorted(cuts), len(SESSION)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         driver.feed(SESSION[start:end])
     same_as_whole(driver)
 
@@ -101,7 +102,7 @@ def test_late_answers_give_the_same_transcript() -> None:
 def test_one_packet_is_answered_by_one_write() -> None:
     driver = MemoryDriver(by_domain)
     writes: list[bytes] = []
-    driver.send = writes.append  # type: ignore[method-assign]
+    driver.send = writes.append  # type: ignore[assignment, method-assign]
     driver.feed(SESSION)
     assert len(writes) == 1
 

@@ -94,11 +94,18 @@ class Files:
 
     def remove(self, path: bytes) -> None:
         del self._files[path]
+        self._touch(os.path.dirname(path))
+
+    def _touch(self, directory: bytes) -> None:
+        """A name was made or removed there."""
+        if directory in self._files:
+            self.change(directory, st_mtime_ns=self.now_ns, st_ctime_ns=self.now_ns)
 
     def change(self, path: bytes, **what: int) -> None:
         """Set parts of the status, for instance ``st_mode``."""
         status, content = self._files[path]
-        self._files[path] = replace(status, **what), content
+        times = {"st_ctime_ns": self.now_ns}
+        self._files[path] = replace(status, **{**times, **what}), content
 
     def lstat(self, path: bytes) -> FakeStatus:
         return self._get(path)[0]
@@ -142,6 +149,8 @@ class Files:
             ),
             content,
         )
+        if path != b"/":
+            self._touch(os.path.dirname(path))
 
 
 def mail_host_files() -> Files:

@@ -1,0 +1,46 @@
+"""A host and a backend for the tests that run the command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.demo import lay_out
+from tests.live.process import Settings
+from tests.support.backend import FakeQmail
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """The example host; all files belong to one account, so that it is sound
+    for root and for everybody else."""
+    root = tmp_path / "host"
+    lay_out(root)
+    return root
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeQmail]:
+    """A backend that behaves as qmail-smtpd."""
+    backend = FakeQmail()
+    await backend.start()
+    yield backend
+    await backend.stop()
+
+
+@pytest.fixture
+def settings(host: Path, fake: FakeQmail) -> Settings:
+    """A front door for both."""
+    return {"qmail.root": str(host), "backend.address": f"127.0.0.1:{fake.port}"}
+
+
+def adopt(host: Path, *paths: Path) -> None:
+    """Give new files of ``host`` to the account that owns the others."""
+    owner = host.stat()
+    for path in paths:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if os.geteuid() == 0:
+            os.chown(path, owner.st_uid, owner.st_gid)
