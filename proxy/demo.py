@@ -58,8 +58,8 @@ def lay_out(root: Path) -> None:
     _write(root / "etc/passwd", "\n".join(rows).encode() + b"\n")
     _write(root / "etc/group", f"demo:x:{owner}:\n".encode())
     for user in ("alice", "bob"):
-        for part in ("tmp", "new", "cur"):
-            (root / f"home/{user}/Maildir/{part}").mkdir(parents=True)
+        for folder in ("tmp", "new", "cur"):
+            (root / f"home/{user}/Maildir/{folder}").mkdir(parents=True)
     for name, content in _DOT_QMAIL.items():
         _write(root / name, content)
     for part in [root, *root.rglob("*")]:

@@ -74,6 +74,18 @@ class Backend:
         """Loop time in seconds; deadlines are held against it."""
         return self._loop.time()
 
+    def use(self, settings: BackendSettings) -> None:
+        """Other settings from now on.  Where they name another place, no
+        connection to the old one serves a further session."""
+        if str(settings) != str(self.settings):
+            self.up, self.trouble = None, ""
+            for channel in self._live:
+                channel.used = _USES_MAX
+            for channel in self._idle:
+                self._end(channel)
+            self._idle.clear()
+        self.settings = settings
+
     def reuse(self) -> Channel | None:
         """An idle connection that is still good, if there is one."""
         oldest = self.now() - self.settings.kept_seconds
@@ -148,7 +160,7 @@ class Backend:
             channel.discard()
 
     async def _open(self, on_channel: OnChannel, on_failure: OnFailure) -> None:
-        client = self._client()
+        client, place = self._client(), str(self.settings)
         try:
             await client.connect()
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
@@ -166,6 +178,8 @@ class Backend:
         self.up = True
         self.trouble = ""
         channel = Channel(client, transport, self.now())
+        if place != str(self.settings):  # another one, while it was opened
+            channel.used = _USES_MAX
         self._live.add(channel)
         on_channel(channel)
 

@@ -43,7 +43,7 @@ class FileCache:
     """
 
     def __init__(
-        self, *, entries: int = 4096, clock: Callable[[], int] = time.time_ns
+        self, *, entries: int = 32768, clock: Callable[[], int] = time.time_ns
     ) -> None:
         self._entries = entries
         self._clock = clock

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
-from proxy.qmail.walk import Place, Walker
+from proxy.qmail.walk import Missing, Place, Walker
 
 # Longer files exist (lists of subscribers), but nobody reads them by eye.
 FILE_MAX = 4 << 20
@@ -100,7 +100,10 @@ def search(
 def _exists(walker: Walker, home: Place, name: bytes, unsafe: int) -> Place | None:
     """``qmeexists()``: only a regular file counts."""
     try:
-        place = walker.readable(name, home)
+        place = walker.walk(name, home)
+        if isinstance(place, Missing):
+            return None
+        walker.check_readable(place)
     except KernelError as error:
         if error.temporary or error.code in (errno.EPERM, errno.EACCES):
             raise SearchDeferred(name, f"unable to open it: {error}") from error

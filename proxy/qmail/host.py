@@ -40,21 +40,40 @@ class QmailHost:
     """A view of the host's files with what was learnt from them so far.
 
     ``clock`` gives nanoseconds since the epoch, as the files' times do.
+
+    ``on_look`` is told whenever the central files were looked at; then nothing
+    is looked at twice until it has :meth:`look_again` called.  The service
+    does that for the recipients that arrive in one turn of its loop, so that
+    a flood of them costs few looks.
     """
 
     view: FileView
     settings: HostSettings = field(default_factory=HostSettings)
     cache: FileCache = field(default_factory=FileCache)
     clock: Callable[[], int] = time.time_ns
+    on_look: Callable[[], object] | None = None
     _moment: Moment | None = None
+    _trusted: bool = False
 
     def moment(self) -> Moment:
         """The central files as they are now."""
         moment = self._moment
+        if self._trusted and moment is not None:
+            return moment
         if moment is None or not moment.unchanged():
             moment = Moment(self.view, self.cache, self.settings.home, self.clock)
             self._moment = moment
+        if self.on_look is not None:
+            self._trusted = True
+            moment.ancestors.turn = {}
+            self.on_look()
         return moment
+
+    def look_again(self) -> None:
+        """The next decision looks at everything anew."""
+        self._trusted = False
+        if self._moment is not None:
+            self._moment.ancestors.turn = None
 
     def walker(self, identity: Identity) -> Walker:
         """The files as ``identity`` sees them."""

@@ -22,7 +22,7 @@ from proxy.qmail.control import ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.passwd import FILE_MAX, Account, Table, account, group_id
 from proxy.qmail.view import FileView, OpenFile, Status
-from proxy.qmail.walk import SUPERUSER, Identity, Walker
+from proxy.qmail.walk import SUPERUSER, Ancestors, Identity, Walker
 
 _NO_ACCOUNTS = Table(b"")
 
@@ -108,7 +108,7 @@ class Moment:
         self._clock = clock
         self._began = clock()
         self._watch = _Watch(view, clock)
-        self.ancestors: dict[bytes, Status] = {}
+        self.ancestors = Ancestors()
         self._cache = cache
         self._home = home
         self._accounts: Table | None = None
@@ -138,21 +138,21 @@ class Moment:
         """What qmail-smtpd reads at its start; raises as that does."""
         if self._smtpd is None:
             self._smtpd = smtpd.read_settings(self.control())
-            self._watch.forget(self.ancestors)
+            self._watch.forget(self.ancestors.seen)
         return self._smtpd
 
     def send(self) -> send.SendSettings:
         """What qmail-send reads at its start; raises as that does."""
         if self._send is None:
             self._send = send.read_settings(self.control(Names.SEND))
-            self._watch.forget(self.ancestors)
+            self._watch.forget(self.ancestors.seen)
         return self._send
 
     def account(self, name: bytes) -> Account | None:
         """``getpwnam`` from the host's /etc/passwd; raises :class:`CannotTell`."""
         if self._accounts is None:
             self._accounts = self._table(b"/etc/passwd")
-            self._watch.forget(self.ancestors)
+            self._watch.forget(self.ancestors.seen)
         found = self._known.get(name)
         if found is None:
             found = account(self._accounts, name)
@@ -174,7 +174,7 @@ class Moment:
         """
         if self._users is None:
             self._users = (self._open_users_cdb(),)
-            self._watch.forget(self.ancestors)
+            self._watch.forget(self.ancestors.seen)
         return self._users[0]
 
     def _walker(self, identity: Identity) -> Walker:

@@ -55,14 +55,15 @@ def envelope_address(
     """The end of ``addrparse()``: ``user@[our address]`` becomes
     ``user@localiphost``; ``None`` for an address that is too long (555).
     What follows a NUL counts for the length, and is not seen any more."""
-    literal = address_literal(path) if settings.localiphost is not None else None
-    if literal is not None and literal[1] in local_ips:
-        path = path[: literal[0]] + (settings.localiphost or b"")
-        trail.add(b"control/localiphost", "our own address: {} is meant", path)
+    if b"[" in path and settings.localiphost is not None:
+        literal = address_literal(path)
+        if literal is not None and literal[1] in local_ips:
+            path = path[: literal[0]] + settings.localiphost
+            trail.add(b"control/localiphost", "our own address: {} is meant", path)
     if len(path) > ADDRESS_MAX:
         trail.add(b"qmail-smtpd", "longer than {} bytes", ADDRESS_MAX)
         return None
-    return path.partition(b"\0")[0]
+    return path if b"\0" not in path else path.partition(b"\0")[0]
 
 
 def sender_listed(settings: SmtpdSettings, sender: bytes, trail: Trail) -> bool:
@@ -92,7 +93,7 @@ def domain_allowed(settings: SmtpdSettings, address: bytes, trail: Trail) -> boo
         trail.add(b"qmail-smtpd", "an address without @ is always allowed")
         return True
     host = address[at + 1 :].lower()
-    keys = [host[i:] for i in range(len(host)) if i == 0 or host[i] == 0x2E]
+    keys = suffixes(host)
     for key in keys:
         line = names.get(key)
         if line is not None:
@@ -105,6 +106,16 @@ def domain_allowed(settings: SmtpdSettings, address: bytes, trail: Trail) -> boo
                 return True
     trail.add(b"control/rcpthosts", "{} is not listed", host)
     return False
+
+
+def suffixes(host: bytes) -> list[bytes]:
+    """``host`` and every part of it that begins with a dot, longest first."""
+    keys = [host] if host else []
+    at = host.find(b".", 1)
+    while at > 0:
+        keys.append(host[at:])
+        at = host.find(b".", at + 1)
+    return keys
 
 
 def _in_cdb(file: OpenFile, key: bytes) -> bool:

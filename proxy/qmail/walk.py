@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_bits
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.qmail.errors import CannotTell, KernelError
@@ -74,6 +74,24 @@ def _join(directory: bytes, name: bytes) -> bytes:
     return directory + name if directory == b"/" else directory + b"/" + name
 
 
+@dataclass(slots=True)
+class Ancestors:
+    """Directories on the way to something else, for as long as the owner of
+    this object wants: ``seen`` by their own names, ``public`` those that
+    everybody may reach, so that nobody's permission need be compared.
+
+    ``turn``, where its owner sets it, remembers every look for the recipients
+    that are decided together; ``None`` is a name that does not exist."""
+
+    seen: dict[bytes, Status] = field(default_factory=dict)
+    public: dict[bytes, Place] = field(default_factory=dict)
+    turn: dict[bytes, Status | None] | None = None
+
+
+def _is_public(status: Status) -> bool:
+    return status.st_mode & 0o111 == 0o111
+
+
 class Walker:
     """Looks at files of a view with the permissions of one identity."""
 
@@ -83,19 +101,19 @@ class Walker:
         self,
         view: FileView,
         identity: Identity,
-        ancestors: dict[bytes, Status] | None = None,
+        ancestors: Ancestors | None = None,
     ) -> None:
-        """``ancestors`` remembers directories that are only passed through, for
-        as long as its owner wants; by default as long as this walker lives."""
+        """``ancestors`` remembers directories that are only passed through; by
+        default as long as this walker lives."""
         self.view = view
         self.identity = identity
-        self.ancestors: dict[bytes, Status] = {} if ancestors is None else ancestors
+        self.ancestors = Ancestors() if ancestors is None else ancestors
 
     def root(self) -> Place:
         """The root directory; raises :class:`CannotTell`."""
-        status = self.ancestors.get(b"/")
+        status = self.ancestors.seen.get(b"/")
         if status is None:
-            status = self.ancestors[b"/"] = self._lstat(b"/")
+            status = self.ancestors.seen[b"/"] = self._lstat(b"/")
         return Place(b"/", status)
 
     def stat(self, path: bytes, base: Place | None = None) -> Place:
@@ -120,11 +138,15 @@ class Walker:
         Raises :class:`KernelError`, :class:`CannotTell`.
         """
         place = self.stat(path, base)
+        self.check_readable(place)
+        return place
+
+    def check_readable(self, place: Place) -> None:
+        """Raise the :class:`KernelError` of open(2) on something that exists."""
         if not self.identity.may(place.status, READ):
             raise KernelError(errno.EACCES)
         if stat_bits.S_ISSOCK(place.status.st_mode):
             raise KernelError(errno.ENXIO)
-        return place
 
     def open(self, place: Place) -> OpenFile:
         """Open what :meth:`readable` found; raises :class:`CannotTell`."""
@@ -144,9 +166,23 @@ class Walker:
             raise KernelError(errno.ENOENT)
         if len(path) >= _PATH_MAX:
             raise KernelError(errno.ENAMETOOLONG)
-        if base is None or path.startswith(b"/"):
+        # Most often a name in a directory that is known, or in one that anybody
+        # may pass: one look.  What follows does the same, step by step.
+        directory, slash, name = path.rpartition(b"/")
+        known = self.ancestors.public.get(directory) if slash else base
+        if known is not None and name not in (b"", b".", b".."):
+            found = self._one(known, name)
+            if found is not None:
+                return found
+        return self._steps(path, base)
+
+    def _steps(self, path: bytes, base: Place | None) -> Place | Missing:
+        """:meth:`walk`, one name after the other."""
+        absolute = path.startswith(b"/")
+        if base is None or absolute:
             base = self.root()
         current, status = base
+        public = absolute and _is_public(status)
         names = path.split(b"/")
         names.reverse()
         links = 0
@@ -159,6 +195,7 @@ class Walker:
             if not self.identity.may(status, SEARCH):
                 raise KernelError(errno.EACCES)
             if name == b"..":
+                public = False
                 current = os.path.dirname(current)
                 status = self._lstat(current)
                 continue
@@ -166,14 +203,15 @@ class Walker:
                 raise KernelError(errno.ENAMETOOLONG)
             child = _join(current, name)
             last = not any(names)
-            found = self._look(child) if last else self._pass(child)
-            if found is None:
+            there = self._look(child) if last else self._pass(child)
+            if there is None:
                 if not last:
                     raise KernelError(errno.ENOENT)
                 if names:  # "new/": a directory cannot be made by open(2)
                     raise KernelError(errno.EISDIR)
                 return Missing(child, status)
-            if stat_bits.S_ISLNK(found.st_mode):
+            if stat_bits.S_ISLNK(there.st_mode):
+                public = False
                 links += 1
                 if links > _LINKS_MAX:
                     raise KernelError(errno.ELOOP)
@@ -182,19 +220,47 @@ class Walker:
                     current, status = self.root()
                 names.extend(reversed(target.split(b"/")))
                 continue
-            current, status = child, found
+            if last and public and child == path:
+                self.ancestors.public[path.rpartition(b"/")[0]] = Place(current, status)
+            current, status = child, there
+            public = public and _is_public(status)
         return Place(current, status)
+
+    def _one(self, base: Place, name: bytes) -> Place | Missing | None:
+        """A name in the directory ``base``; ``None`` for a symbolic link."""
+        path, status = base
+        if not stat_bits.S_ISDIR(status.st_mode):
+            raise KernelError(errno.ENOTDIR)
+        if not self.identity.may(status, SEARCH):
+            raise KernelError(errno.EACCES)
+        if len(name) > _NAME_MAX:
+            raise KernelError(errno.ENAMETOOLONG)
+        child = _join(path, name)
+        there = self._look(child)
+        if there is None:
+            return Missing(child, status)
+        return None if stat_bits.S_ISLNK(there.st_mode) else Place(child, there)
 
     def _pass(self, path: bytes) -> Status | None:
         """As :meth:`_look`, for a directory on the way to something else."""
-        status = self.ancestors.get(path)
+        status = self.ancestors.seen.get(path)
         if status is None:
             status = self._look(path)
             if status is not None and stat_bits.S_ISDIR(status.st_mode):
-                self.ancestors[path] = status
+                self.ancestors.seen[path] = status
         return status
 
     def _look(self, path: bytes) -> Status | None:
+        turn = self.ancestors.turn
+        if turn is None:
+            return self._look_now(path)
+        try:
+            return turn[path]
+        except KeyError:
+            status = turn[path] = self._look_now(path)
+            return status
+
+    def _look_now(self, path: bytes) -> Status | None:
         try:
             return self.view.lstat(path)
         except FileNotFoundError:

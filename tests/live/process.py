@@ -53,7 +53,6 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     above = str(Path(proxy.__file__).parent.parent)
     places = [above, *kept.get("PYTHONPATH", "").split(os.pathsep)]
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-    # The front door itself; threads of a test's own tools are none of its.
     return {**kept, **(more or {})}
 
 
@@ -96,6 +95,7 @@ class Served:
         self.lines: list[str] = []
         self.ports: list[int] = []
         self.status = ""
+        self._over = False
         self._news = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
 
@@ -112,7 +112,7 @@ class Served:
         """Wait for the line with ``text``, the last of so many; that line."""
 
         def found() -> bool:
-            return len(self._with(text)) >= times or self._reader.done()
+            return len(self._with(text)) >= times or self._over
 
         await self._until(found)
         lines = self._with(text)
@@ -163,19 +163,13 @@ class Served:
 
     async def _read(self) -> None:
         assert self.process.stderr is not None
-        try:
-            async for line in self.process.stderr:
-                self.lines.append(line.decode().rstrip("\n"))
-                async with self._news:
-                    self._news.notify_all()
-        finally:
-            # So that nobody waits for what cannot come.
-            asyncio.get_running_loop().call_soon(self._wake)
+        async for line in self.process.stderr:
+            self.lines.append(line.decode().rstrip("\n"))
+            await self._tell()
+        self._over = True
+        await self._tell()
 
-    def _wake(self) -> None:
-        self._waker = asyncio.create_task(self._notify())
-
-    async def _notify(self) -> None:
+    async def _tell(self) -> None:
         async with self._news:
             self._news.notify_all()
 

@@ -87,11 +87,11 @@ async def test_the_status_server(
         status, metrics = await served.get("/metrics")
         assert status == 200
         lines = metrics.splitlines()
-        assert "backstop_connections_total 1" in lines
-        assert "backstop_backend_up 1" in lines
-        for verdict, count in (("accept", 1), ("reject", 2), ("defer", 0)):
-            labels = f'{{verdict="{verdict}",rule="qmail"}}'
-            assert f"backstop_recipients_total{labels} {count}" in lines
+        assert "backstop_connections_total 1.0" in lines
+        assert "backstop_backend_up 1.0" in lines
+        for verdict, count in (("accept", 1), ("reject", 2)):
+            labels = f'{{rule="qmail",verdict="{verdict}"}}'
+            assert f"backstop_recipients_total{labels} {count}.0" in lines
         status, page = await served.get("/")
         assert status == 200
         assert "one@closed.test" in page
@@ -109,7 +109,7 @@ async def test_readiness_follows_the_backend(
         assert status == 503
         assert text.startswith(f"backend 127.0.0.1:{fake.port}: connect: ")
         assert (await served.get("/healthz"))[0] == 200
-        assert "backstop_backend_up 0" in (await served.get("/metrics"))[1]
+        assert "backstop_backend_up 0.0" in (await served.get("/metrics"))[1]
         await fake.start()  # on the same port
         assert await codes_for(served, b"alice@example.test") == [250]
         assert await served.get("/readyz") == (200, "ready\n")
@@ -150,7 +150,7 @@ async def test_a_reload_counts_for_the_next_session(
         await served.said("configuration reloaded", times=2)
         assert await codes_for(served, b"nobody@example.test") == [550]
         metrics = (await served.get("/metrics"))[1]
-        assert 'backstop_reloads_total{outcome="taken"} 2' in metrics
+        assert 'backstop_reloads_total{outcome="taken"} 2.0' in metrics
         served.signal(SIGTERM)
         await served.finished()
 
@@ -176,14 +176,17 @@ async def test_another_backend_after_a_reload(
 BAD = {
     "unknown key": ({"qmail.hom": "/var/qmail"}, "home"),
     "wrong value": ({"mode": "obsrve"}, "observe"),
-    "no such host": ({"qmail.root": "/nowhere/at/all"}, "rcpthosts does not exist"),
+    "open relay": ({"qmail.home": "/var/bare"}, "control/rcpthosts does not exist"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 async def test_a_bad_reload_keeps_the_old_and_says_so(
-    tmp_path: Path, settings: Settings, kind: str
+    tmp_path: Path, host: Path, settings: Settings, kind: str
 ) -> None:
+    bare = host / "var/bare"
+    (bare / "control").mkdir(parents=True)
+    adopt(host, bare, bare / "control")
     change, hint = BAD[kind]
     async with serving(tmp_path, settings) as served:
         await served.reload({**settings, **change})
@@ -193,7 +196,7 @@ async def test_a_bad_reload_keeps_the_old_and_says_so(
         asked = [b"nobody@example.test", b"alice@example.test"]
         assert await codes_for(served, *asked) == [550, 250]
         metrics = (await served.get("/metrics"))[1]
-        assert 'backstop_reloads_total{outcome="failed"} 1' in metrics
+        assert 'backstop_reloads_total{outcome="failed"} 1.0' in metrics
         await served.reload(settings)
         await served.said("configuration reloaded")
 
@@ -335,47 +338,50 @@ async def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:
     status, out, err = await run("serve", "-c", str(config))
     assert (status, out) == (2, "")
     assert "Traceback" not in err
-    assert "limits.connections" in err
+    assert "limits.conections = 1: unknown key: did you mean connections?" in err
 
 
 async def test_mailboxes_made_and_removed_count_at_the_next_rcpt(
     tmp_path: Path, host: Path, settings: Settings
 ) -> None:
     """Extensions, users and domains, all in one session."""
-    home = host / "home/alice"
-    async with serving(tmp_path, settings) as served:
-        async with await RawClient.connect(served.port) as client:
+    async with (
+        serving(tmp_path, settings) as served,
+        await RawClient.connect(served.port) as client,
+    ):
 
-            async def code(recipient: bytes) -> int:
-                return int((await client.command(b"RCPT TO:<%s>" % recipient))[:3])
+        async def code(recipient: bytes) -> int:
+            return int((await client.command(b"RCPT TO:<%s>" % recipient))[:3])
 
-            await client.reply()
-            await client.command(b"MAIL FROM:<a@b.test>")
-            for _ in range(3):
-                assert await code(b"alice-new@example.test") == 550
-                (home / ".qmail-new").write_text("./Maildir/\n")
-                adopt(host, home / ".qmail-new")
-                assert await code(b"alice-new@example.test") == 250
-                (home / ".qmail-new").unlink()
+        home = host / "home/alice"
+        await client.reply()
+        await client.command(b"MAIL FROM:<a@b.test>")
+        for _ in range(3):
             assert await code(b"alice-new@example.test") == 550
+            (home / ".qmail-new").write_text("./Maildir/\n")
+            adopt(host, home / ".qmail-new")
+            assert await code(b"alice-new@example.test") == 250
+            (home / ".qmail-new").unlink()
+        assert await code(b"alice-new@example.test") == 550
 
-            passwd = host / "etc/passwd"
-            before = passwd.read_text()
-            line = before.splitlines()[-1].replace("bob", "carol")
-            (host / "home/carol").mkdir()
-            adopt(host, host / "home/carol")
-            assert await code(b"carol@example.test") == 550
-            passwd.write_text(f"{before}{line}\n")
-            assert await code(b"carol@example.test") == 250
-            assert await code(b"carol-x@example.test") == 550
-            passwd.write_text(before)
-            shutil.rmtree(host / "home/carol")
-            assert await code(b"carol@example.test") == 550
+        passwd = host / "etc/passwd"
+        before = passwd.read_text()
+        line = before.splitlines()[-1].replace("bob", "carol")
+        home = host / "home/carol"
+        shutil.copytree(host / "home/alice/Maildir", home / "Maildir")
+        adopt(host, home, home / "Maildir", *(home / "Maildir").iterdir())
+        assert await code(b"carol@example.test") == 550
+        passwd.write_text(f"{before}{line}\n")
+        assert await code(b"carol@example.test") == 250
+        assert await code(b"carol-x@example.test") == 550
+        passwd.write_text(before)
+        shutil.rmtree(home)
+        assert await code(b"carol@example.test") == 550
 
-            rcpthosts = host / "var/qmail/control/rcpthosts"
-            assert await code(b"x@new.test") == 553
-            rcpthosts.write_text(rcpthosts.read_text() + "new.test\n")
-            assert await code(b"x@new.test") == 250
+        rcpthosts = host / "var/qmail/control/rcpthosts"
+        assert await code(b"x@new.test") == 553
+        rcpthosts.write_text(rcpthosts.read_text() + "new.test\n")
+        assert await code(b"x@new.test") == 250
 
 
 async def test_the_environment_has_the_last_word(
