@@ -74,7 +74,7 @@ class Service:
         observer = _all(observers)
         sockets = [bind(address) for address in config.listen.addresses]
         self.backend = Backend(assemble.backend_settings(config), hostname)
-        self.metrics.backend_up = lambda: bool(self.backend and self.backend.up)
+        self.metrics.backend_up = self._backend_up
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
             backend=self.backend,
@@ -180,6 +180,7 @@ class Service:
         await asyncio.sleep(0)
 
     def _sweep(self) -> None:
+        self.log.flush()  # an idle service empties its queue, too
         if self.door is not None:
             self.door.sweep()
             loop = self.door.loop
@@ -204,6 +205,10 @@ class Service:
             backend=str(backend.settings) if backend else "",
             backend_state=self._backend_state(),
         )
+
+    def _backend_up(self) -> bool:
+        """Believed in until it has failed, as ``/readyz`` does."""
+        return self.backend is not None and self.backend.up is not False
 
     def _backend_state(self) -> str:
         backend = self.backend

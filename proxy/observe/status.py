@@ -19,7 +19,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from proxy.observe.events import BackendRefusedRecipient, Event, RecipientDecided
-from proxy.observe.log import visible
+from proxy.observe.lines import visible
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import grp
 import os
 import pwd
 import shutil
 import signal
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,7 @@ exec tcpserver -1 -H -R -l 0 -c 100 -u "$2" -g "$3" 127.0.0.1 0 \\
 """
 
 
+@functools.cache
 def missing() -> str:
     """What keeps a real qmail from running here; ``""`` if nothing does."""
     for name in ("qmail-smtpd", "qmail-send", "qmail-queue"):
@@ -58,6 +61,11 @@ def missing() -> str:
     for name, package in _TOOLS.items():
         if shutil.which(name) is None:
             return f"{name} is not installed: apt-get install {package}"
+    allowed = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True
+    )
+    if allowed.returncode:
+        return "namespaces may not be made: in a container, add CAP_SYS_ADMIN"
     return ""
 
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.observe import events, log
-from proxy.observe.log import Logger, LoggingHandler
+from proxy.observe import events, lines, log
+from proxy.observe.bridge import LoggingHandler
+from proxy.observe.log import Logger
 
 NOW = 1795392000.123  # 2026-11-23T00:00:00.123Z
 
@@ -104,7 +105,7 @@ EVENTS: list[events.Event] = [
 ]
 
 
-def written(event: events.Event, form: log.Form = "logfmt") -> str:
+def written(event: events.Event, form: lines.Form = "logfmt") -> str:
     store = Store()
     Logger(store, form=form, level="debug", now=store.now)(event)
     (line,) = store.lines
@@ -113,7 +114,7 @@ def written(event: events.Event, form: log.Form = "logfmt") -> str:
 
 def bare_body(event: events.Event) -> str:
     """The general way, without the short cut for recipients."""
-    return log._body(log._SHAPES[type(event)], event)
+    return lines._body(lines._SHAPES[type(event)], event)
 
 
 _PAIR = re.compile(r'([a-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^ "=\\]+))(?: |$)')
@@ -156,8 +157,8 @@ def expected(event: events.Event) -> dict[str, str]:
 
 
 def test_every_kind_of_event_has_a_name() -> None:
-    assert set(typing.get_args(events.Event)) == set(log._SHAPES)
-    assert {type(event) for event in EVENTS} == set(log._SHAPES)
+    assert set(typing.get_args(events.Event)) == set(lines._SHAPES)
+    assert {type(event) for event in EVENTS} == set(lines._SHAPES)
 
 
 def test_line() -> None:
@@ -180,7 +181,7 @@ def test_lines_parse_back(event: events.Event) -> None:
     assert list(pairs)[:3] == ["time", "level", "event"]
     assert pairs.pop("time") == "2026-11-23T00:00:00.123Z"
     level = pairs.pop("level")
-    assert pairs.pop("event") == log._SHAPES[type(event)].name
+    assert pairs.pop("event") == lines._SHAPES[type(event)].name
     if isinstance(event, events.Notice):
         assert level == event.level
         pairs["level"] = level
@@ -189,7 +190,7 @@ def test_lines_parse_back(event: events.Event) -> None:
 
 @pytest.mark.parametrize("form", ["logfmt", "bare", "json"])
 @pytest.mark.parametrize("value", HOSTILE)
-def test_hostile_values_stay_inside(value: bytes, form: log.Form) -> None:
+def test_hostile_values_stay_inside(value: bytes, form: lines.Form) -> None:
     text = value.decode("latin-1")
     event = recipient(
         session=text, client=text, helo=value, sender=value, recipient=value
@@ -252,7 +253,7 @@ def test_surrogates_and_wide_characters() -> None:
 
 def test_long_values_are_cut() -> None:
     pairs = read_logfmt(written(recipient(helo=b"h" * 5000)))
-    assert pairs["helo"] == "h" * log.VALUE_MAX + "..."
+    assert pairs["helo"] == "h" * lines.VALUE_MAX + "..."
     fields = json.loads(written(recipient(helo=b"h" * 5000), "json"))
     assert fields["helo"] == pairs["helo"]
 
@@ -486,7 +487,7 @@ def store() -> Store:
 def library(store: Store) -> Iterator[logging.Logger]:
     """A library's logger whose records end in ``store``."""
     logger = logging.Logger("some.library")
-    handler = LoggingHandler(Logger(store, now=store.now), now=store.now)
+    handler = LoggingHandler(Logger(store, now=store.now).notice, now=store.now)
     logger.addHandler(handler)
     yield logger
     handler.close()

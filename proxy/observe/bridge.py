@@ -1,0 +1,95 @@
+"""What libraries log through Python's ``logging``, as lines of ours.
+
+Knows: that a library may repeat itself without end.  Knows not: how a line
+looks.  Made by ``log``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+
+from proxy.observe.lines import LEVELS, VALUE_MAX
+
+Notify = Callable[[str, str], None]
+"""Takes a level and a text; :meth:`proxy.observe.log.Logger.notice` fits."""
+
+
+class LoggingHandler(logging.Handler):
+    """Routes warnings and worse of libraries into the same lines.
+
+    At most ``rate`` lines a minute for one logger and message template, then
+    one line that tells how many were suppressed, with the first record after
+    that minute or at :meth:`close`.
+    """
+
+    _WINDOW_SECONDS = 60.0
+    _KINDS_MAX = 256
+
+    def __init__(
+        self,
+        notify: Notify,
+        *,
+        rate: int = 20,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(logging.WARNING)
+        self._notify = notify
+        self._rate = rate
+        self._now = now
+        self._seen: dict[tuple[str, str], int] = {}
+        self._until = now() + self._WINDOW_SECONDS
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises."""
+        now = self._now()
+        if now >= self._until:
+            self._tell_suppressed()
+            self._until = now + self._WINDOW_SECONDS
+        message = record.msg
+        template = message if isinstance(message, str) else type(message).__name__
+        key = (record.name, template[:VALUE_MAX])
+        if key not in self._seen and len(self._seen) >= self._KINDS_MAX:
+            key = ("logging", "messages of other kinds")
+        count = self._seen[key] = self._seen.get(key, 0) + 1
+        if count <= self._rate:
+            level = _level_name(record.levelno)
+            self._notify(level, f"{record.name}: {_message(record)}")
+
+    def close(self) -> None:
+        """Tell what was suppressed."""
+        self._tell_suppressed()
+        super().close()
+
+    def _tell_suppressed(self) -> None:
+        for (name, template), count in self._seen.items():
+            if count > self._rate:
+                text = f"{name}: suppressed {count - self._rate} more: {template}"
+                self._notify("warning", text)
+        self._seen.clear()
+
+
+def _level_name(number: int) -> str:
+    for name, least in reversed(LEVELS.items()):
+        if number >= least:
+            return name
+    return "debug"
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message, and an exception with the innermost places it came through."""
+    try:
+        text = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None:
+            return text
+        places = [
+            f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)[-8:]
+        ]
+        return f"{text}: {type(error).__name__}: {error} ({' > '.join(places)})"
+    except Exception as error:  # a library's bad format string, or its __str__
+        return f"a record that cannot be shown: {type(error).__name__}"
