@@ -128,12 +128,12 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
         connections_per_client=limits.connections_per_client,
         command_timeout=limits.command_timeout,
         data_timeout=limits.data_timeout,
+        announced_size=limits.message_size or databytes,
         received=config.message.received,
         session=Limits(
             command_length=limits.command_length,
             unknown_recipients=limits.unknown_per_session,
             message_size=limits.message_size,
-            announced_size=limits.message_size or databytes,
             declared_size=limits.message_size or 2 * databytes,
         ),
     )

@@ -23,7 +23,7 @@ from proxy.observe.log import Logger
 from proxy.service import Service, run_loop
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
-from proxy.smtp.driver import Limits, Pending
+from proxy.smtp.driver import Banner, Limits, Pending
 from proxy.smtp.reply import Reply
 
 _DOMAINS = b"example.test\nvirt.test\nclosed.test\n"
@@ -99,7 +99,7 @@ class QmailSmtpd(asyncio.Protocol):
     def __init__(self, maildir: Maildir, domains: frozenset[bytes]) -> None:
         self._maildir = maildir
         self._domains = domains
-        self._dialogue = Dialogue(self, b"mx.example.test", Limits(0, 0))
+        self._dialogue = Dialogue(self, Banner(b"mx.example.test"), Limits(0, 0))
         self._transport: asyncio.WriteTransport | None = None
         self._recipients: list[bytes] = []
         self._message = bytearray()

@@ -137,8 +137,7 @@ class Service:
             self.metrics.reloaded(ok=False)
             self.log.notice("error", f"reload failed, the old stays: {error}")
             return
-        door.engine, door.settings = engine, settings
-        door.hostname = assemble.hostname(config, host)
+        door.configure(engine, assemble.hostname(config, host), settings)
         backend.use(assemble.backend_settings(config))
         changed = config.listen != self.config.listen
         self.config = config

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.backend.pool import Backend
 from proxy.observe.events import Observer, Turned
 from proxy.rules.engine import Engine
-from proxy.smtp.driver import Limits
+from proxy.smtp.driver import Banner, Limits
 
 if TYPE_CHECKING:
     from proxy.front.session import Session
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class DoorSettings:
     """Bounds of the client's side; 0 is none, times in seconds.
 
+    ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.
     """
 
@@ -33,6 +34,7 @@ class DoorSettings:
     connections_per_client: int = 50
     command_timeout: float = 300.0
     data_timeout: float = 180.0
+    announced_size: int = 0
     received: bool = True
     session: Limits = field(default_factory=Limits)
 
@@ -40,8 +42,8 @@ class DoorSettings:
 class Door:
     """Where clients come in.
 
-    ``engine`` and ``settings`` may be replaced at any time: sessions that
-    are open keep what they began with.
+    :meth:`configure` may be called at any time: sessions that are open keep
+    the rules and bounds that they began with.
     """
 
     def __init__(
@@ -53,11 +55,9 @@ class Door:
         hostname: bytes,
         settings: DoorSettings,
     ) -> None:
-        self.engine = engine
         self.backend = backend
         self.observer = observer
-        self.hostname = hostname
-        self.settings = settings
+        self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
         self.closing = False
         self.loop = asyncio.get_running_loop()
@@ -66,6 +66,15 @@ class Door:
         # Distinguishes this start of this process in the logs.
         self._prefix = secrets.token_hex(3)
         self._counter = 0
+
+    def configure(
+        self, engine: Engine, hostname: bytes, settings: DoorSettings
+    ) -> None:
+        """What holds for sessions from now on."""
+        self.engine = engine
+        self.hostname = hostname
+        self.settings = settings
+        self.banner = Banner(hostname, settings.announced_size)
 
     def next_id(self) -> str:
         """A session id, unique among all starts of the service."""
@@ -106,10 +115,6 @@ class Door:
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
         self.backend.sweep()
-
-    def limits(self) -> Limits:
-        """The bounds of a new session."""
-        return self.settings.session
 
     def _turned(self, client: str, limit: str) -> str:
         self.observer(Turned(client, limit))

@@ -50,7 +50,7 @@ class Session(SMTP):
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER
         self._door = door
-        self._dialogue = Dialogue(self, door.hostname, door.limits())
+        self._dialogue = Dialogue(self, door.banner, door.settings.session)
         self._engine = door.engine
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import errno
 import stat as stat_bits
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.qmail.errors import KernelError
@@ -40,8 +39,7 @@ class Instruction(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class DotQmail:
+class DotQmail(NamedTuple):
     """The dot-qmail file in charge.
 
     ``name`` is relative to the home directory, ``matched_default`` the text

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import stat as stat_bits
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.qmail import program
 from proxy.qmail.dotqmail import (
@@ -42,8 +42,7 @@ class Ending(enum.Enum):
     DEFERRAL = "deferral"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """The end of one delivery.
 
     ``reason`` is for people.  ``kept`` says that a copy reaches a file or a
@@ -60,8 +59,7 @@ class Delivery:
     forward_sender: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """One message copy on its way to a local recipient."""
 
     local: bytes

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.qmail.errors import KernelError
 from proxy.qmail.walk import Walker
@@ -22,8 +22,7 @@ _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)([0-9]+)")
 _USERNAME_MAX = 32  # GETPW_USERLEN, one byte of it for the final NUL
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """One line of passwd(5)."""
 
     name: bytes
@@ -32,8 +31,7 @@ class Account:
     home: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Controller:
+class Controller(NamedTuple):
     """Who controls a local name: the six fields qmail-lspawn gets (nughde)."""
 
     user: bytes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # exit(100) and its like; qmail-command.8, "EXIT CODES".
 _HARD = frozenset({100, 64, 65, 70, 76, 77, 78, 112})
@@ -21,8 +21,7 @@ _QMAIL_BIN = b"bin/"
 _WORDS_MAX = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """What a program would do: its exit code, and addresses it forwards to."""
 
     code: int

@@ -8,6 +8,7 @@ addresses.5, ``rewrite()`` in qmail-send.c.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.qmail.control import ControlError, ControlFiles, Map, Names
 from proxy.qmail.trail import Trail
@@ -23,8 +24,7 @@ class SendSettings:
     virtualdomains: Map
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """``rewrite()``'s answer: the channel and the rewritten address."""
 
     is_local: bool

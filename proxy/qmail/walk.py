@@ -28,8 +28,7 @@ _LINKS_MAX = 40  # path_resolution(7)
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """One of the users that qmail's programs run as.
 
     ``uid`` is ``None`` where the host's files do not name the user: then only

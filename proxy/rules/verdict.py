@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.smtp.reply import Reply
 
@@ -49,8 +49,7 @@ class Verdict:
     trace: Sequence[TraceStep] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What a rule is asked: may ``sender`` write to ``recipient``?
 
     Both are paths as bytes (:func:`proxy.smtp.path.read_path`); ``sender`` is

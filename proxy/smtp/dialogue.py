@@ -25,7 +25,7 @@ from collections.abc import Callable
 from proxy.smtp import replies
 from proxy.smtp.command import CONTROL, parameters, split_line
 from proxy.smtp.data import MessageStream
-from proxy.smtp.driver import Driver, Limits, Pending
+from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
@@ -48,9 +48,9 @@ class Dialogue:
     __slots__ = (
         "_buffer",
         "_asked",
+        "_banner",
         "_broken",
         "_driver",
-        "_hostname",
         "_limits",
         "_outbox",
         "_paused",
@@ -68,9 +68,9 @@ class Dialogue:
         "unknown",
     )
 
-    def __init__(self, driver: Driver, hostname: bytes, limits: Limits) -> None:
+    def __init__(self, driver: Driver, banner: Banner, limits: Limits) -> None:
         self._driver = driver
-        self._hostname = hostname
+        self._banner = banner
         self._limits = limits
         self._buffer = b""
         self._outbox = Outbox()
@@ -94,7 +94,7 @@ class Dialogue:
 
     def start(self) -> None:
         """Greet."""
-        self._driver.send(Reply(220, self._hostname + b" ESMTP").wire)
+        self._driver.send(self._banner.greeting.wire)
 
     @property
     def held(self) -> int:
@@ -292,14 +292,11 @@ class Dialogue:
 
     def _helo(self, argument: bytes) -> None:
         self._greet(argument, extended=False)
-        self._answer(Reply(250, self._hostname))
+        self._answer(self._banner.helo)
 
     def _ehlo(self, argument: bytes) -> None:
         self._greet(argument, extended=True)
-        lines = [self._hostname, b"PIPELINING"]
-        if self._limits.announced_size:
-            lines.append(b"SIZE %d" % self._limits.announced_size)
-        self._answer(Reply(250, *lines, b"8BITMIME"))
+        self._answer(self._banner.ehlo)
 
     def _mail(self, argument: bytes) -> None:
         sender = read_path(argument)
@@ -377,7 +374,7 @@ class Dialogue:
         self._answer(replies.VRFY)
 
     def _quit(self, argument: bytes) -> None:
-        self._answer(Reply(221, self._hostname))
+        self._answer(self._banner.quit)
         self._close()
 
     def _unimplemented(self, argument: bytes) -> None:

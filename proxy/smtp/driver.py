@@ -21,6 +21,25 @@ class Pending(enum.Enum):
     LATER = "later"
 
 
+class Banner:
+    """What the server says of itself, made once for all sessions.
+
+    ``size`` is what EHLO announces as the largest message, in bytes; 0 for no
+    SIZE (RFC 1870).
+    """
+
+    __slots__ = ("ehlo", "greeting", "helo", "quit")
+
+    def __init__(self, hostname: bytes, size: int = 0) -> None:
+        extensions = [b"PIPELINING", b"8BITMIME"]
+        if size:
+            extensions.insert(1, b"SIZE %d" % size)
+        self.greeting = Reply(220, hostname + b" ESMTP")
+        self.helo = Reply(250, hostname)
+        self.ehlo = Reply(250, hostname, *extensions)
+        self.quit = Reply(221, hostname)
+
+
 class Driver(Protocol):
     """What the dialogue asks of the world; never called re-entrantly.
 
@@ -64,13 +83,11 @@ class Limits:
     """Bounds of one session; 0 is none.
 
     ``command_length`` in bytes with the line end, ``unknown_recipients`` in
-    refusals with a permanent reply, ``message_size`` in bytes as sent.
-    ``announced_size`` is what EHLO says; a MAIL that declares more than
-    ``declared_size`` is refused at once.
+    refusals with a permanent reply, ``message_size`` in bytes as sent.  A MAIL
+    that declares more than ``declared_size`` is refused at once.
     """
 
     command_length: int = 4096
     unknown_recipients: int = 20
     message_size: int = 0
-    announced_size: int = 0
     declared_size: int = 0

@@ -17,25 +17,22 @@ _UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 class Reply:
     """A reply: ``code`` 200 to 599 and at least one line of text.
 
-    ``wire`` is the whole reply as it is sent.  Equal when ``wire`` is equal.
+    ``wire`` is the whole reply as it is sent, ``text`` its first line as in
+    ``550 5.1.1 ...``, for logs and ``explain``.  Equal when ``wire`` is equal.
     """
 
-    __slots__ = ("code", "lines", "wire")
+    __slots__ = ("code", "lines", "text", "wire")
 
     def __init__(self, code: int, *lines: bytes) -> None:
         """Lines are cut and cleaned so that the reply is always well-formed."""
         self.code = code
         clean = [_clean(line) for line in lines[:_LINES_MAX]] or [b""]
         self.lines = tuple(clean)
+        self.text = f"{code} {clean[0].decode('ascii')}"
         number = b"%d" % code
         body = [number + b"-" + line for line in clean[:-1]]
         body.append(number + b" " + clean[-1])
         self.wire = b"\r\n".join(body) + b"\r\n"
-
-    @property
-    def text(self) -> str:
-        """``550 5.1.1 ...``: the first line, for logs and ``explain``."""
-        return f"{self.code} {self.lines[0].decode('ascii')}"
 
     @property
     def positive(self) -> bool:

@@ -108,7 +108,7 @@ def test_one_packet_is_answered_by_one_write() -> None:
 
 
 def test_ehlo_offers_what_there_is() -> None:
-    driver = MemoryDriver(limits=Limits(announced_size=1000))
+    driver = MemoryDriver(size=1000)
     said = driver.feed(b"EHLO c\r\n")
     assert said == (
         b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"

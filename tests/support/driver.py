@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
-from proxy.smtp.driver import Limits, Pending
+from proxy.smtp.driver import Banner, Limits, Pending
 from proxy.smtp.reply import Reply
 
 Decide = Callable[[bytes], Reply | Pending]
@@ -23,6 +23,7 @@ class MemoryDriver:
         decide: Decide | None = None,
         *,
         limits: Limits | None = None,
+        size: int = 0,
         late: bool = False,
     ) -> None:
         self.sent = b""
@@ -37,7 +38,7 @@ class MemoryDriver:
         self.mails: list[bytes | None] = []
         self.relayed: list[bytes] = []
         self._decide = decide or (lambda recipient: Pending.ACCEPTED)
-        self.dialogue = Dialogue(self, b"mx.test", limits or Limits())
+        self.dialogue = Dialogue(self, Banner(b"mx.test", size), limits or Limits())
         self.dialogue.start()
 
     def feed(self, data: bytes) -> bytes:
