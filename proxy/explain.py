@@ -14,6 +14,7 @@ import re
 import stat as stat_bits
 import sys
 import textwrap
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -92,15 +93,16 @@ class Explainer:
 
     def block(self, given: Iterable[bytes]) -> list[Explanation]:
         """The answers for inputs that came together."""
-        return [self._explain(each) for each in given]
+        since = time.monotonic()
+        return [self._explain(each, since) for each in given]
 
-    def _explain(self, given: bytes) -> Explanation:
+    def _explain(self, given: bytes, since: float) -> Explanation:
         """The answer for one input: an address, or an argument of RCPT."""
         raw = is_argument(given)
         address = read_path(given) if raw else given
         asked = self._asked
         answer = self._engine.ask(
-            Question(address, asked.sender, asked.client, asked.relayclient)
+            Question(address, asked.sender, asked.client, asked.relayclient, since)
         )
         if not isinstance(answer, Verdict):
             answer = self._wait(answer)

@@ -24,7 +24,6 @@ from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
 from proxy.observe.metrics import Metrics
 from proxy.observe.status import Recent, StatusInfo, StatusServer
-from proxy.qmail.host import QmailHost
 
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
@@ -65,7 +64,7 @@ class Service:
     async def start(self) -> None:
         """Bind, and serve; raises :class:`StartError`."""
         config = self.config
-        host = _host(config)
+        host = assemble.qmail_host(config)
         problem = assemble.relay_problem(config, host)
         if problem:
             raise StartError(problem)
@@ -127,7 +126,7 @@ class Service:
             return
         try:
             config = self._reload()
-            host = _host(config)
+            host = assemble.qmail_host(config)
             problem = assemble.relay_problem(config, host)
             if problem:
                 raise StartError(problem)
@@ -268,14 +267,6 @@ def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main())
-
-
-def _host(config: Config) -> QmailHost:
-    """The qmail host, looked at once for all that arrives in one turn."""
-    host = assemble.qmail_host(config)
-    loop = asyncio.get_running_loop()
-    host.on_look = lambda: loop.call_soon(host.look_again)
-    return host
 
 
 def bind(address: str) -> socket.socket:

@@ -48,6 +48,7 @@ class Channel(asyncio.Protocol):
         "blocked",
         "born",
         "deadline",
+        "helo",
         "lost_why",
         "offered",
         "owner",
@@ -66,6 +67,7 @@ class Channel(asyncio.Protocol):
         self.blocked = False
         self.born = now
         self.deadline = float("inf")
+        self.helo: bytes | None = None  # what the backend was told last
         self.lost_why = ""
         self.offered: frozenset[bytes] = frozenset()
         self.owner: ChannelOwner | None = None

@@ -197,12 +197,19 @@ class Conversation:
 
     def _greet(self, channel: Channel) -> None:
         """Say EHLO with the client's own name; it also resets a connection
-        that was used before (RFC 5321 §4.1.4)."""
+        that was used before (RFC 5321 §4.1.4).  Where that was done under the
+        same name, RSET is enough, and goes out with the envelope."""
         self._opening = None
         self._channel = channel
         self._ready = False
         channel.owner = self
-        self._ask((b"EHLO " + (self._helo or self._backend.hostname), self._ehlo))
+        helo = self._helo or self._backend.hostname
+        if channel.helo == helo:
+            self._reset_first = True
+            self._begin()
+            return
+        channel.helo = helo
+        self._ask((b"EHLO " + helo, self._ehlo))
 
     def _ehlo(self, reply: Reply) -> None:
         channel = self._channel
@@ -214,6 +221,7 @@ class Conversation:
             self._begin()
         elif 400 <= reply.code < 600 and reply.code != 421:
             channel.offered = frozenset()
+            channel.helo = None
             self._ask((b"HELO " + self._backend.hostname, self._helo_answered))
         else:
             self._confused("EHLO", reply)

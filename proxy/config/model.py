@@ -59,9 +59,8 @@ class Listen(Section):
     )
     workers: Processes = Field(
         default=1,
-        description="Processes that share the listening addresses. One serves"
-        " thousands of connections; raise it when one CPU is busy all the time."
-        " Limits count per process.",
+        description="Processes that share the listening addresses. Not in effect"
+        " yet: one process serves, whatever the number.",
     )
 
     @property
@@ -188,7 +187,8 @@ class Status(Section):
         default=None,
         examples=["127.0.0.1:8025"],
         description="Where / /metrics /healthz /readyz are served, as host:port."
-        " Default: nowhere. It has no password: keep it off public addresses.",
+        " Default: nowhere. It has no password: keep it off public addresses. Read at"
+        " the start only.",
     )
 
 
@@ -199,12 +199,12 @@ class Log(Section):
         default="logfmt",
         description="logfmt: key=value for people and machines. json: one object a"
         " line. bare: logfmt without time, for multilog and journald, which add"
-        " their own.",
+        " their own. Read at the start only.",
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="The least level that is written. debug tells every recipient's"
-        " whole trail.",
+        description="The least level that is written: every recipient and message is"
+        " info, trouble with the backend is warning. Read at the start only.",
     )
 
 
@@ -218,8 +218,8 @@ class Limits(Section):
     )
     connections_per_client: Whole = Field(
         default=50,
-        description="Connections at a time from one IP address. Raise it if all"
-        " mail comes through one relay or balancer.",
+        description="Connections at a time from one IPv4 address or IPv6 /64"
+        " network. Raise it if all mail comes through one relay or balancer.",
     )
     unknown_per_session: Whole = Field(
         default=20,
@@ -229,8 +229,7 @@ class Limits(Section):
     harvest_defence: bool = Field(
         default=True,
         description="Growing delays and refusals for clients that keep guessing"
-        " recipients, across sessions. Turn it off if a fixed relay in front of you"
-        " makes all clients look like one.",
+        " recipients, across sessions. Not in effect yet.",
     )
     command_length: Whole = Field(
         default=4096,
@@ -253,8 +252,8 @@ class Limits(Section):
     )
     session_age: Seconds = Field(
         default=0.0,
-        description="Seconds for a whole session. Set it, to some hours, if clients"
-        " hold connections by sending a little now and then.",
+        description="Seconds for a whole session, for clients that hold connections"
+        " by sending a little now and then. Not in effect yet.",
     )
 
 
@@ -265,7 +264,8 @@ class Relay(Section):
     trusted: Annotated[tuple[IPNetwork, ...], BeforeValidator(split_list)] = Field(
         default=(),
         description="Networks whose clients may send to any domain, like"
-        ' RELAYCLIENT in tcprules: ["192.0.2.0/24", "2001:db8::/32"].',
+        ' RELAYCLIENT in tcprules: ["192.0.2.0/24", "2001:db8::/32"]. Not in effect'
+        " yet: nobody may, whatever stands here.",
     )
     allow_missing_rcpthosts: bool = Field(
         default=False,

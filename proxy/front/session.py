@@ -12,6 +12,7 @@ has the measurements.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any
@@ -66,6 +67,8 @@ class Session(SMTP):
         self._arguments: list[bytes] = []
         self._recipients = self._refused = self._messages = 0
         self._message_began = 0.0
+        # What is decided must be newer than what the client was told last.
+        self._since = time.monotonic()
 
     # asyncio.Protocol
 
@@ -140,8 +143,10 @@ class Session(SMTP):
             self._socket.write(data)
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
-        question = Question(recipient, self._dialogue.sender, self._client)
+        sender = self._dialogue.sender
+        question = Question(recipient, sender, self._client, None, self._since)
         verdict = self._engine.ask(question)
+        self._since = time.monotonic()
         if isinstance(verdict, Verdict):
             return self._decided(recipient, verdict)
         self._task = self._door.loop.create_task(self._await(recipient, verdict))

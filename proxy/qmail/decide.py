@@ -8,6 +8,7 @@ qmail-local, and through forwards to their end.  Knows not: SMTP replies
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from proxy.qmail import send, smtpd
@@ -62,29 +63,32 @@ def decide(
     recipient: bytes,
     sender: bytes = b"",
     relayclient: bytes | None = None,
+    since: float = math.inf,
 ) -> Decision:
     """What qmail would do with ``recipient``, a path as bytes
     (:func:`proxy.smtp.path.read_path`).
 
     ``relayclient`` is the variable of that name (qmail-smtpd.8): if set,
     rcpthosts is not consulted and its value is appended to the address.
+    ``since`` is how fresh the answer must be (:meth:`QmailHost.moment`).
     Never raises for anything that the files may contain.
     """
     trail = Trail()
-    decision = _gate_and_journey(host, recipient, sender, relayclient, trail)
+    moment = host.moment(since)
+    decision = _gate_and_journey(host, moment, recipient, sender, relayclient, trail)
     decision.trail = trail
     return decision
 
 
 def _gate_and_journey(
     host: QmailHost,
+    moment: Moment,
     recipient: bytes,
     sender: bytes,
     relayclient: bytes | None,
     trail: Trail,
 ) -> Decision:
     try:
-        moment = host.moment()
         gate = _Gate(host, moment, trail)
         refusal = gate.refusal(recipient, sender, relayclient)
     except _Trouble as error:

@@ -7,6 +7,7 @@ used by ``decide`` and ``local``.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from proxy.qmail.cache import FileCache
 from proxy.qmail.moment import Moment
 from proxy.qmail.view import FileView
 from proxy.qmail.walk import Identity, Walker
+
+# Seconds for which one look may serve several callers.
+_FRESH = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +44,32 @@ class QmailHost:
     """A view of the host's files with what was learnt from them so far.
 
     ``clock`` gives nanoseconds since the epoch, as the files' times do.
-
-    ``on_look`` is told whenever the central files were looked at; then nothing
-    is looked at twice until it has :meth:`look_again` called.  The service
-    does that for the recipients that arrive in one turn of its loop, so that
-    a flood of them costs few looks.
     """
 
     view: FileView
     settings: HostSettings = field(default_factory=HostSettings)
     cache: FileCache = field(default_factory=FileCache)
     clock: Callable[[], int] = time.time_ns
-    on_look: Callable[[], object] | None = None
     _moment: Moment | None = None
-    _trusted: bool = False
+    _looked: float = 0.0
 
-    def moment(self) -> Moment:
-        """The central files as they are now."""
+    def moment(self, since: float = math.inf) -> Moment:
+        """The central files, looked at after ``since`` (time.monotonic()).
+
+        A caller that has seen an answer at ``since`` finds every change made
+        after that.  Where others have looked meanwhile, and only just, it need
+        not be done again: a flood of recipients costs few looks.
+        """
         moment = self._moment
-        if self._trusted and moment is not None:
+        now = time.monotonic()
+        if moment is not None and since < self._looked and now - self._looked < _FRESH:
             return moment
+        self._looked = now
         if moment is None or not moment.unchanged():
             moment = Moment(self.view, self.cache, self.settings.home, self.clock)
             self._moment = moment
-        if self.on_look is not None:
-            self._trusted = True
-            moment.ancestors.turn = {}
-            self.on_look()
+        moment.ancestors.turn = {} if since < math.inf else None
         return moment
-
-    def look_again(self) -> None:
-        """The next decision looks at everything anew."""
-        self._trusted = False
-        if self._moment is not None:
-            self._moment.ancestors.turn = None
 
     def walker(self, identity: Identity) -> Walker:
         """The files as ``identity`` sees them."""

@@ -57,7 +57,10 @@ class FileView(Protocol):
     def readlink(self, path: bytes) -> bytes: ...
 
     def open(self, path: bytes) -> OpenFile:
-        """Open a regular file; anything else is ``OSError(EINVAL)``, unopened."""
+        """Open what :meth:`lstat` has just said is a regular file.
+
+        Should it not be one any more, ``OSError(EINVAL)``.
+        """
         ...
 
 
@@ -68,11 +71,14 @@ def read_all(file: OpenFile, limit: int) -> bytes:
     """
     pieces = []
     total = 0
-    while piece := file.pread(min(limit + 1 - total, 1 << 20), total):
+    expected = min(file.status.st_size, limit) + 1
+    while piece := file.pread(max(expected - total, 4096), total):
         pieces.append(piece)
         total += len(piece)
         if total > limit:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        if total < expected:
+            break  # a short read: the end
     return b"".join(pieces)
 
 
@@ -114,11 +120,7 @@ class DirectoryView:
         return os.readlink(self._root + path)
 
     def open(self, path: bytes) -> OpenFile:
-        name = self._root + path
-        # Looked at before it is opened: opening a device can have effects.
-        if not stat_bits.S_ISREG(os.lstat(name).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        descriptor = os.open(name, self._FLAGS)
+        descriptor = os.open(self._root + path, self._FLAGS)
         try:
             status = os.fstat(descriptor)
             if not stat_bits.S_ISREG(status.st_mode):

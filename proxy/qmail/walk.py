@@ -79,8 +79,8 @@ class Ancestors:
     this object wants: ``seen`` by their own names, ``public`` those that
     everybody may reach, so that nobody's permission need be compared.
 
-    ``turn``, where its owner sets it, remembers every look for the recipients
-    that are decided together; ``None`` is a name that does not exist."""
+    ``turn``, where its owner sets it, remembers every look for recipients that
+    are decided at the same time; ``None`` is a name that does not exist."""
 
     seen: dict[bytes, Status] = field(default_factory=dict)
     public: dict[bytes, Place] = field(default_factory=dict)
@@ -148,7 +148,9 @@ class Walker:
             raise KernelError(errno.ENXIO)
 
     def open(self, place: Place) -> OpenFile:
-        """Open what :meth:`readable` found; raises :class:`CannotTell`."""
+        """Open the regular file at ``place``; raises :class:`CannotTell`."""
+        if not stat_bits.S_ISREG(place.status.st_mode):
+            raise CannotTell(place.path, "not a regular file")
         try:
             return self.view.open(place.path)
         except OSError as error:

@@ -44,7 +44,11 @@ class QmailRule:
     def ask(self, question: Question) -> Verdict:
         """Always has an opinion, and always at once."""
         decision = decide(
-            self._host, question.recipient, question.sender, question.relayclient
+            self._host,
+            question.recipient,
+            question.sender,
+            question.relayclient,
+            question.since,
         )
         if self._guard_relay and decision.open_relay:
             decision = guarded(decision)

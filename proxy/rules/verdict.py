@@ -7,6 +7,7 @@ one, or ``None`` when it has no opinion.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -54,12 +55,14 @@ class Question(NamedTuple):
 
     Both are paths as bytes (:func:`proxy.smtp.path.read_path`); ``sender`` is
     empty for the null reverse-path.  ``client`` is the address of the peer.
+    What was found before ``since`` (time.monotonic()) is not fresh enough.
     """
 
     recipient: bytes
     sender: bytes = b""
     client: str = ""
     relayclient: bytes | None = None
+    since: float = math.inf
 
 
 Answer = Verdict | None

@@ -5,6 +5,7 @@ Knows: RFC 5321 §4.4.  Knows not: sockets, clocks.  Called by the session.
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime
 from email.utils import format_datetime
@@ -35,8 +36,14 @@ def received_line(
         hostname,
         protocol,
         session.encode("ascii"),
-        format_datetime(when).encode("ascii"),
+        _date(when.replace(microsecond=0)),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _date(when: datetime) -> bytes:
+    """RFC 5322 §3.3; made once a second."""
+    return format_datetime(when).encode("ascii")
 
 
 def _literal(client: str) -> bytes:

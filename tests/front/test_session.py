@@ -211,25 +211,39 @@ async def _sweep(front: Front) -> None:
         front.door.sweep()
 
 
-async def test_a_kept_connection_that_died_is_replaced_unseen() -> None:
+@pytest.mark.parametrize(("helo", "step"), [(b"same", "RSET"), (b"other", "EHLO")])
+async def test_a_kept_connection_that_dies_is_replaced_unseen(
+    helo: bytes, step: str
+) -> None:
+    """Once, and while nothing was promised: the client sees no difference."""
     async with running() as front:
-        for script in ({}, {"EHLO": CLOSE}, {}):
+        for name in (b"same", helo):
             async with await RawClient.connect(front.port) as client:
                 await client.reply()
-                if script:
-                    front.fake.script.update(script)
-                    await client.command(b"MAIL FROM:<a@b.test>")
-                    await client.send(b"RCPT TO:<a@example.test>\r\n")
-                    await front.until(lambda: front.fake.connections == 2)
-                    front.fake.script.clear()
-                    await client.send(b"NOOP\r\n")
-                    assert await client.code() in (250, 451)
-                else:
-                    got = await client.deliver(
-                        b"a@b.test", [b"a@example.test"], b"x\r\n"
-                    )
-                    assert got == [250, 250, 354, 250]
+                await client.command(b"HELO " + name)
+                got = await client.deliver(b"a@b.test", [b"a@example.test"], b"x\r\n")
+                assert got == [250, 250, 354, 250]
             await front.settled()
+            # The next use of the kept connection is its end.
+            front.fake.once[step] = CLOSE
+        assert front.fake.connections == 2
+        assert len(front.fake.received) == 2
+
+
+async def test_another_helo_name_is_told_on_a_kept_connection() -> None:
+    async with running() as front:
+        for name in (b"one.test", b"two.test", b"two.test"):
+            async with await RawClient.connect(front.port) as client:
+                await client.reply()
+                await client.command(b"HELO " + name)
+                await client.deliver(b"a@b.test", [b"a@example.test"], b"x\r\n")
+            await front.settled()
+        assert [m.helo for m in front.fake.received] == [
+            b"one.test",
+            b"two.test",
+            b"two.test",
+        ]
+        assert front.fake.connections == 1
 
 
 async def test_no_reuse_after_a_message_was_cut_off() -> None:

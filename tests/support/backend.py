@@ -38,6 +38,7 @@ class FakeQmail:
     """A server on a free port; ``received`` are complete messages."""
 
     script: dict[str, Behaviour] = field(default_factory=dict)
+    once: dict[str, Behaviour] = field(default_factory=dict)  # for one time
     pipelining: bool = True
     received: list[Received] = field(default_factory=list)
     commands: list[bytes] = field(default_factory=list)
@@ -69,7 +70,7 @@ class FakeQmail:
         self.connections += 1
         self.open_connections += 1
         try:
-            with contextlib.suppress(ConnectionError, _Ended, asyncio.CancelledError):
+            with contextlib.suppress(*_QUIET):
                 await _Session(self, reader, writer).run()
         finally:
             self.open_connections -= 1
@@ -81,6 +82,14 @@ class FakeQmail:
 
 class _Ended(Exception):
     """The connection is over."""
+
+
+_QUIET = (
+    ConnectionError,
+    _Ended,
+    asyncio.CancelledError,
+    asyncio.IncompleteReadError,
+)
 
 
 class _Session:
@@ -187,7 +196,7 @@ class _Session:
 
     async def say(self, step: str, usual: bytes) -> bool:
         """Say the usual, or do what the script says; whether it was usual."""
-        behaviour = self.fake.script.get(step)
+        behaviour = self.fake.once.pop(step, None) or self.fake.script.get(step)
         if behaviour is None:
             self.writer.write(usual)
             await self.writer.drain()
