@@ -310,7 +310,8 @@ class Session(SMTP):
         if self._gone:
             return
         self._set_deadline()
-        self._flow()
+        if self._blocked or not self._reading or self._dialogue.held:
+            self._flow()
         if self._eof and not self._dialogue.waiting:
             self._why = "client"
             if self._dialogue.state is not State.COMMAND:
@@ -320,14 +321,17 @@ class Session(SMTP):
             self._end()
 
     def _set_deadline(self) -> None:
-        state = self._dialogue.state
-        settings = self._door.settings
-        if self._dialogue.waiting:
+        dialogue = self._dialogue
+        if dialogue.waiting:
             self.deadline = _NEVER  # the backend's deadlines hold
             return
-        data = state is not State.COMMAND
-        limit = settings.data_timeout if data else settings.command_timeout
-        self.deadline = self._door.now + limit if limit else _NEVER
+        door = self._door
+        settings = door.settings
+        if dialogue.state is State.COMMAND:
+            limit = settings.command_timeout
+        else:
+            limit = settings.data_timeout
+        self.deadline = door.now + limit if limit else _NEVER
 
     def _flow(self) -> None:
         """Read from the client only what can be passed on or held."""

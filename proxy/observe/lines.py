@@ -198,7 +198,7 @@ def _recipient_body(shape: _Shape, event: RecipientDecided) -> str:
     if (
         len(words) + len(texts) > VALUE_MAX
         or not (session and client and recipient and verdict and rule)
-        or not (" " in reason and " " in reply)  # else they might need no quotes
+        or not (reason and " " in reply)
         or not _WORD(words)
         or not _TEXT(texts)
     ):
@@ -206,6 +206,10 @@ def _recipient_body(shape: _Shape, event: RecipientDecided) -> str:
     # Only these two are often empty: no HELO, and the null reverse-path.
     helo = helo or '""'
     sender = sender or '""'
+    if " " in reason:
+        reason = f'"{reason}"'
+    elif not _WORD(reason):
+        return _body(shape, event)
     if observed:
         verdict += f" observed={observed}"
     if undecided:
@@ -213,7 +217,7 @@ def _recipient_body(shape: _Shape, event: RecipientDecided) -> str:
     return (
         f"recipient session={session} client={client} helo={helo} sender={sender} "
         f"recipient={recipient} verdict={verdict} rule={rule} "
-        f'reason="{reason}" reply="{reply}"'
+        f'reason={reason} reply="{reply}"'
     )
 
 

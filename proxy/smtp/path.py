@@ -89,6 +89,11 @@ def path_end(argument: bytes) -> int:
         while argument[start + 1 : start + 2] == b" ":
             start += 1
     at = start + 1
+    if b'"' not in argument and b"\\" not in argument and argument[at : at + 1] != b"@":
+        end = argument.find(terminator, at)
+        if end < 0:
+            return len(argument)
+        return end + 1 if terminator == 0x3E else end
     if argument[at : at + 1] == b"@":
         at = argument.find(b":", at) + 1 or len(argument)
     escaped = quoted = False

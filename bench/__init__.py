@@ -1,0 +1,1 @@
+"""What the front door costs: one command for each question, see README.md."""
