@@ -76,6 +76,25 @@ def hostname(config: Config, host: QmailHost) -> bytes:
     return me or socket.getfqdn().encode("ascii", "replace")
 
 
+def start_problem(config: Config, host: QmailHost) -> str:
+    """Why it would be wrong to serve, in words; ``""`` if it would not be."""
+    try:
+        host.moment().control()
+    except (KernelError, CannotTell) as error:
+        path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
+        return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
+    return relay_problem(config, host)
+
+
+def trouble(host: QmailHost) -> str:
+    """Why every recipient would be deferred now; ``""`` if none of that."""
+    try:
+        host.moment().smtpd()
+    except (ControlError, KernelError, CannotTell) as error:
+        return f"every recipient is deferred until this is mended: {error}"
+    return ""
+
+
 def relay_problem(config: Config, host: QmailHost) -> str:
     """Why it would be wrong to serve, in words; ``""`` if it would not be.
 

@@ -115,7 +115,7 @@ class QmailSmtpd(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         if self._transport is not None:
             self._transport.close()
 

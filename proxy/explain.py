@@ -64,7 +64,7 @@ def run(
     """Explain each address to standard output; the exit status."""
     host = assemble.qmail_host(config)
     engine = assemble.engine(config, host, _unheard)
-    if problem := assemble.relay_problem(config, host):
+    if problem := assemble.start_problem(config, host):
         print(f"warning: serve would not start: {problem}", file=sys.stderr)
     explainer = Explainer(engine, config, asked)
     with explainer:

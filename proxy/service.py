@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from proxy import __version__, assemble
@@ -34,6 +34,10 @@ Reload = Callable[[], Config]
 
 class StartError(Exception):
     """The service cannot start; the text says what, where, and what to do."""
+
+
+class NoSuchFamily(StartError):
+    """This machine has no such kind of address."""
 
 
 class Service:
@@ -65,13 +69,13 @@ class Service:
         """Bind, and serve; raises :class:`StartError`."""
         config = self.config
         host = assemble.qmail_host(config)
-        problem = assemble.relay_problem(config, host)
+        problem = assemble.start_problem(config, host)
         if problem:
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self.log, self.metrics, self.recent]
         observer = _all(observers)
-        sockets = [bind(address) for address in config.listen.addresses]
+        sockets = self._bind_all(config.listen.addresses)
         self.backend = Backend(assemble.backend_settings(config), hostname)
         self.metrics.backend_up = self._backend_up
         self.door = Door(
@@ -99,6 +103,20 @@ class Service:
         self._sweep()
         self._started = True
         self._say_started()
+        if trouble := assemble.trouble(host):
+            self.log.notice("error", trouble)
+
+    def _bind_all(self, addresses: Sequence[str]) -> list[socket.socket]:
+        """Every address; a machine without IPv6 does without ``[::]``."""
+        sockets = []
+        for address in addresses:
+            try:
+                sockets.append(bind(address))
+            except NoSuchFamily as error:
+                if not address.startswith("[::]:") or len(addresses) == 1:
+                    raise
+                self.log.notice("warning", str(error))
+        return sockets
 
     async def run(self) -> int:
         """Serve until TERM; the exit status."""
@@ -127,7 +145,7 @@ class Service:
         try:
             config = self._reload()
             host = assemble.qmail_host(config)
-            problem = assemble.relay_problem(config, host)
+            problem = assemble.start_problem(config, host)
             if problem:
                 raise StartError(problem)
             settings = assemble.door_settings(config, host)
@@ -138,12 +156,12 @@ class Service:
             return
         door.configure(engine, assemble.hostname(config, host), settings)
         backend.use(assemble.backend_settings(config))
-        changed = config.listen != self.config.listen
+        kept = _restart_only(self.config, config)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
-        if changed:
-            self.log.notice("warning", "listen addresses change only with a restart")
+        if kept:
+            self.log.notice("warning", f"only a restart changes {', '.join(kept)}")
 
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
@@ -276,7 +294,7 @@ def bind(address: str) -> socket.socket:
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise StartError(_bind_trouble("listen.addresses", address, error)) from error
+        raise NoSuchFamily(_bind_trouble("listen.addresses", address, error)) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -293,6 +311,17 @@ def split_address(address: str) -> tuple[str, int]:
     """``host:port`` or ``[v6]:port`` taken apart; it was validated before."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _restart_only(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a reload does not change."""
+    pairs = {
+        "listen.addresses": (old.listen.addresses, new.listen.addresses),
+        "listen.workers": (old.listen.workers, new.listen.workers),
+        "status.address": (old.status.address, new.status.address),
+        "log": (old.log, new.log),
+    }
+    return [key for key, (before, after) in pairs.items() if before != after]
 
 
 _REMEDIES = {

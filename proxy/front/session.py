@@ -26,6 +26,7 @@ from proxy.observe.events import (
     BackendRefusedRecipient,
     Connected,
     Disconnected,
+    LimitHit,
     MessageEnded,
     RecipientDecided,
 )
@@ -124,16 +125,14 @@ class Session(SMTP):
 
     def time_out(self) -> None:
         """The deadline has passed."""
-        self._why = "timeout"
-        self._finish(replies.IDLE)
+        self._finish(replies.IDLE, "timeout")
 
     def shut_down(self, *, now: bool) -> bool:
         """End the session if nothing is under way, or in any case if ``now``;
         whether it is ended."""
         if not now and self._dialogue.in_transaction:
             return False
-        self._why = "shutdown"
-        self._finish(replies.SHUTTING_DOWN)
+        self._finish(replies.SHUTTING_DOWN, "shutdown")
         return True
 
     # Driver: what the dialogue asks for.
@@ -187,11 +186,12 @@ class Session(SMTP):
             reason = "bare LF"
         self._report_message(_outcome(reply), reply.text, reason)
 
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         """The dialogue is over: all replies are written."""
         if not self._gone:
-            if self._why == "client":
-                self._why = "quit"
+            self._why = why
+            if why == "unknown_per_session":
+                self._door.observer(LimitHit(self._id, self._client, why))
             self._gone = True
             self._socket.close()
             self._end()
@@ -313,10 +313,9 @@ class Session(SMTP):
         if self._blocked or not self._reading or self._dialogue.held:
             self._flow()
         if self._eof and not self._dialogue.waiting:
-            self._why = "client"
+            self._gone = True
             if self._dialogue.state is not State.COMMAND:
                 self._report_message("aborted", "", "the client left before the dot")
-            self._gone = True
             self._socket.close()
             self._end()
 
@@ -343,12 +342,12 @@ class Session(SMTP):
             else:
                 self._socket.pause_reading()
 
-    def _finish(self, reply: Reply) -> None:
+    def _finish(self, reply: Reply, why: str) -> None:
         """End from our side with ``reply``."""
         state = self._dialogue.state
         if state is State.MESSAGE or state is State.REFUSED:
-            self._report_message("aborted", reply.text, self._why)
-        self._dialogue.end(reply)
+            self._report_message("aborted", reply.text, why)
+        self._dialogue.end(reply, why)
 
     def _end(self) -> None:
         """The session is over, whoever ended it."""

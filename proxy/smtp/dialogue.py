@@ -57,6 +57,7 @@ class Dialogue:
         "_relayed",
         "_skipping",
         "_stream",
+        "_why",
         "_working",
         "accepted",
         "extended",
@@ -81,6 +82,7 @@ class Dialogue:
         self._paused = False
         self._skipping = False
         self._working = False
+        self._why = ""
         self.state = State.COMMAND
         self.helo = b""
         self.extended = False
@@ -118,7 +120,7 @@ class Dialogue:
     @property
     def message_size(self) -> int:
         """Bytes of the message so far."""
-        return self._stream.size if self._stream is not None else 0
+        return max(self._stream.size, 0) if self._stream is not None else 0
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -187,13 +189,13 @@ class Dialogue:
             self.state = State.COMMAND
         self._work()
 
-    def end(self, reply: Reply) -> None:
+    def end(self, reply: Reply, why: str) -> None:
         """Say ``reply`` (421) and close, whatever the state."""
         if self.state is State.CLOSED:
             return
         self._outbox.fill_all(replies.INTERNAL)
         self._answer(reply)
-        self._close()
+        self._close(why)
         self._flush()
 
     # Inside.
@@ -281,7 +283,7 @@ class Dialogue:
         self.state = State.COMMAND
         if refusal is replies.BARE_LF:
             # As qmail-smtpd does: such a client may mean another end than we.
-            self._close()
+            self._close("bare LF")
 
     # Verbs.
 
@@ -345,7 +347,7 @@ class Dialogue:
         if not limit or self.unknown < limit:
             return False
         self._answer(replies.TOO_MANY_UNKNOWN)
-        self._close()
+        self._close("unknown_per_session")
         return True
 
     def _data(self, argument: bytes) -> None:
@@ -375,7 +377,7 @@ class Dialogue:
 
     def _quit(self, argument: bytes) -> None:
         self._answer(self._banner.quit)
-        self._close()
+        self._close("quit")
 
     def _unimplemented(self, argument: bytes) -> None:
         self._answer(replies.UNIMPLEMENTED)
@@ -407,9 +409,10 @@ class Dialogue:
         if data:
             self._driver.send(data)
         if self.state is State.CLOSED and not self._outbox.waiting:
-            self._driver.close()
+            self._driver.close(self._why)
 
-    def _close(self) -> None:
+    def _close(self, why: str) -> None:
+        self._why = why
         self.state = State.CLOSED
         self._buffer = b""
 

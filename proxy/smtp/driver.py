@@ -74,8 +74,9 @@ class Driver(Protocol):
     def message_refused(self, reply: Reply) -> None:
         """The message was heard to its end and refused with ``reply``."""
 
-    def close(self) -> None:
-        """Close the client's connection when everything is sent."""
+    def close(self, why: str) -> None:
+        """Close the client's connection when everything is sent; ``why`` is
+        ``quit``, the name of a limit, or what :meth:`Dialogue.end` was told."""
 
 
 @dataclass(slots=True)

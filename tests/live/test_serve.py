@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, Signals
@@ -411,3 +413,21 @@ async def test_the_configuration_named_by_the_environment(
     status, _, err = await run("serve", env=env)
     assert status == 2
     assert "BACKSTOP_LISTEN__ADDRESSES" in err
+
+
+async def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[listen]\naddresses = ["127.0.0.1:0"]\n'
+        f'[qmail]\nroot = "{tmp_path}/absent"\n'
+        '[backend]\naddress = "127.0.0.1:1"\n'
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "proxy", "serve", "-c", str(config)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 2
+    assert b"control: No such file or directory (are qmail.root" in errors
+    assert b"Traceback" not in errors

@@ -262,6 +262,7 @@ class TestCommands:
         )
         assert codes(driver.feed(MAIL + RCPT * 5)) == [250, 550, 550, 421]
         assert driver.closed
+        assert driver.why == "unknown_per_session"
 
     def test_deferrals_do_not_count_as_unknown(self) -> None:
         driver = MemoryDriver(
@@ -288,10 +289,10 @@ def test_a_client_that_does_not_read_is_not_served() -> None:
 def test_end_says_421_even_while_waiting() -> None:
     driver = MemoryDriver(late=True)
     driver.feed(MAIL + RCPT)
-    driver.dialogue.end(replies.SHUTTING_DOWN)
+    driver.dialogue.end(replies.SHUTTING_DOWN, "shutdown")
     assert codes(driver.sent)[-2:] == [451, 421]
     assert driver.closed
-    driver.dialogue.end(replies.SHUTTING_DOWN)
+    driver.dialogue.end(replies.SHUTTING_DOWN, "shutdown")
     assert codes(driver.sent).count(421) == 1
 
 

@@ -28,6 +28,7 @@ class MemoryDriver:
     ) -> None:
         self.sent = b""
         self.closed = False
+        self.why = ""
         self.late = late
         self.asked: list[bytes] = []
         self.body = b""
@@ -98,8 +99,9 @@ class MemoryDriver:
     def message_refused(self, reply: Reply) -> None:
         self.refused.append(reply)
 
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         self.closed = True
+        self.why = why
 
 
 def codes(sent: bytes) -> list[int]:
