@@ -429,5 +429,5 @@ async def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
     )
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 2
-    assert b"control: No such file or directory (are qmail.root" in errors
+    assert b"No such file or directory (are qmail.root" in errors
     assert b"Traceback" not in errors
