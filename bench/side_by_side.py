@@ -60,7 +60,7 @@ def _one_round(
         unit = "KiB" if each.name == "hold" else "us"
         print(
             f"{number} {which.name:9} {each.name:10} {row.cost:8.1f} {unit}"
-            f" {row.rate:8.0f}/s  {row.trouble}",
+            f" {row.rate:8.0f}/s  others {row.others:.2f} {row.trouble}",
             file=sys.stderr,
         )
 
@@ -91,8 +91,8 @@ def details(results: Results, workloads: Sequence[Workload]) -> str:
     """Spread, where the time goes, and latency, in Markdown."""
     lines = [
         "| workload | server | us | least to most | user | system | a second"
-        " | p50 ms | p99 ms | backend connections a unit |",
-        "|---|---|" + "--:|" * 8,
+        " | p50 ms | p99 ms | backend connections a unit | cores of others |",
+        "|---|---|" + "--:|" * 9,
     ]
     for each in workloads:
         if each.name == "hold":
@@ -116,6 +116,7 @@ def _details(rows: Sequence[Row]) -> str:
             _number(median(row.p50 for row in rows), 2),
             _number(median(row.p99 for row in rows), 2),
             _number(median(row.connections / row.count for row in rows), 2),
+            _number(median(row.others for row in rows), 2),
         ]
     )
 

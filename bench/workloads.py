@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from bench.cpu import machine, own
 from bench.peers import Running
 from bench.tools import Load, held, load
 
@@ -74,6 +75,8 @@ class Row:
 
     ``cost`` is processor microseconds of the server's whole tree for one unit
     (``hold``: KiB of memory); ``connections`` are those to the backend.
+    ``others`` is how many cores were busy with what is not ours: much of it, and
+    the row means little.
     """
 
     cost: float
@@ -85,6 +88,7 @@ class Row:
     p99: float = 0.0
     failed: int = 0
     connections: int = 0
+    others: float = 0.0
     trouble: str = ""
 
     def as_dict(self) -> dict[str, object]:
@@ -102,6 +106,7 @@ def measure(
     warm_up = max(clients, _WARM_UP // which.values.get("messages", 1))
     load(running.port, which.mode, count=warm_up, clients=clients, **which.values)
     before, times = running.sink.counts(), running.tree.times()
+    strangers = _Strangers(running)
     seen = load(
         running.port,
         which.mode,
@@ -110,7 +115,8 @@ def measure(
         seed=time.time_ns() & 0xFFFF,
         **which.values,
     )
-    used, after = running.tree.times().since(times), running.sink.counts()
+    used, others = running.tree.times().since(times), strangers.cores()
+    after = running.sink.counts()
     count = max(1, seen.messages if which.unit == "message" else seen.good)
     return Row(
         cost=used.total / count,
@@ -122,8 +128,28 @@ def measure(
         p99=seen.p99,
         failed=seen.failed,
         connections=after.connections - before.connections - 1,
+        others=others,
         trouble=_trouble(seen, after.messages - before.messages),
     )
+
+
+class _Strangers:
+    """How busy the machine is with what is not ours, from now on."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._began = time.monotonic()
+        self._used = self._so_far()
+
+    def cores(self) -> float:
+        """As a number of cores."""
+        seconds = time.monotonic() - self._began
+        return max(0.0, (self._so_far() - self._used) / 1e6 / seconds)
+
+    def _so_far(self) -> float:
+        trees = (self._running.tree, self._running.sink.tree)
+        ours = own() + sum(tree.times().total for tree in trees)
+        return machine() - ours
 
 
 def _trouble(seen: Load, arrived: int) -> str:

@@ -43,6 +43,7 @@ class BackendSettings:
 
 # A connection is not used for ever: leaks in old servers stay small.
 _USES_MAX = 1000
+_AGE_MAX = 600.0
 
 OnChannel = Callable[[Channel], None]
 OnFailure = Callable[[str], None]
@@ -111,7 +112,8 @@ class Backend:
         """Give back a connection whose transaction is complete."""
         channel.owner = None
         channel.used += 1
-        good = channel.usable and channel.used < _USES_MAX
+        young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
+        good = channel.usable and young
         if good and len(self._idle) < self.settings.kept:
             # While it is idle, the time of its release.
             channel.deadline = self.now()

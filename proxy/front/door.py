@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from proxy.front.session import Session
 
 
+# A client that does not read its last reply keeps a descriptor no longer.
+_LINGER_SECONDS = 15.0
+
+
 @dataclass(frozen=True, slots=True)
 class DoorSettings:
     """Bounds of the client's side; 0 is none, times in seconds.
@@ -60,6 +64,7 @@ class Door:
         self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
         self.closing = False
+        self._lingering: list[tuple[float, asyncio.Transport]] = []
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time()
         self._by_client: dict[str, int] = {}
@@ -109,11 +114,23 @@ class Door:
         else:
             del self._by_client[key]
 
+    def shut(self, transport: asyncio.Transport) -> None:
+        """Close a connection; what is still to be sent has some seconds."""
+        transport.close()
+        if transport.get_write_buffer_size():
+            self._lingering.append((self.now + _LINGER_SECONDS, transport))
+
     def sweep(self) -> None:
         """Move the coarse clock and end what is overdue; once a second."""
         self.now = now = self.loop.time()
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
+        lingering, self._lingering = self._lingering, []
+        for deadline, transport in lingering:
+            if deadline > now:
+                self._lingering.append((deadline, transport))
+            else:
+                transport.abort()
         self.backend.sweep()
 
     def _turned(self, client: str, limit: str) -> str:

@@ -193,7 +193,7 @@ class Session(SMTP):
             if why == "unknown_per_session":
                 self._door.observer(LimitHit(self._id, self._client, why))
             self._gone = True
-            self._socket.close()
+            self._door.shut(self._socket)
             self._end()
 
     # Listener: what the conversation answers.
@@ -316,7 +316,7 @@ class Session(SMTP):
             self._gone = True
             if self._dialogue.state is not State.COMMAND:
                 self._report_message("aborted", "", "the client left before the dot")
-            self._socket.close()
+            self._door.shut(self._socket)
             self._end()
 
     def _set_deadline(self) -> None:
