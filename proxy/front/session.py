@@ -177,6 +177,7 @@ class Session(SMTP):
 
     def relay_abort(self) -> None:
         self._arguments.clear()
+        self._blocked = False
         if self._conversation is not None:
             self._conversation.abort()
 
@@ -223,6 +224,7 @@ class Session(SMTP):
 
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
+        self._blocked = False  # there is nothing left to wait for
         backend = str(self._door.backend.settings)
         self._door.observer(BackendFailed(self._id, backend, step, why))
         state = self._dialogue.state

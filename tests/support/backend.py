@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -47,11 +48,14 @@ class FakeQmail:
     dots: int = 0
     port: int = 0
     bytes_read: int = 0
+    keep_messages: bool = True  # else their length and SHA-256
     gate: asyncio.Event | None = None  # awaited before the final reply
 
     async def start(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, limit=1 << 24
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -171,6 +175,9 @@ class _Session:
             await self.fake.gate.wait()
         if await self.say("dot", b"250 ok 1700000000 qp 4711\r\n"):
             assert self.mail is not None
+            if not self.fake.keep_messages:
+                digest = hashlib.sha256(message).hexdigest()
+                message = f"{len(message)} {digest}".encode()
             self.fake.received.append(
                 Received(self.helo, self.mail, self.recipients, message)
             )
