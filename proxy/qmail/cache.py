@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from proxy.qmail.errors import CannotTell
-from proxy.qmail.view import OpenFile, Status, read_all
+from proxy.qmail.view import FileView, OpenFile, Status, read_all
 from proxy.qmail.walk import Place, Walker
 
 T = TypeVar("T")
@@ -21,6 +21,11 @@ T = TypeVar("T")
 # A file changed twice within one tick of the kernel's clock keeps its times.
 # What was read this soon after a change is read again (git calls it "racy").
 SETTLED_NS = 50_000_000
+
+# Directories whose names are kept, and names in one of them.
+_HOMES_MAX = 10_000
+_NAMES_MAX = 2_000
+_UNREAD: frozenset[bytes] = frozenset({b"/"})  # no name
 
 Identity = tuple[int, int, int, int, int]
 
@@ -48,6 +53,7 @@ class FileCache:
         self._entries = entries
         self._clock = clock
         self._parsed: dict[tuple[bytes, Any], tuple[Identity, Any]] = {}
+        self._names: dict[bytes, tuple[Identity, frozenset[bytes] | None]] = {}
         self._open: dict[bytes, tuple[Identity, OpenFile]] = {}
 
     def parsed(
@@ -81,6 +87,35 @@ class FileCache:
             self._parsed.pop(key, None)
         return value
 
+    def names(self, view: FileView, home: Place) -> frozenset[bytes] | None:
+        """Every name in the directory ``home`` that begins with ``.qmail``.
+
+        ``None`` where that is not known: the first time, while the directory is
+        changing, and for large directories; then each name is looked at.  Names
+        that are not here do not exist, which spares two lstat(2) for each
+        unknown recipient.
+        """
+        now = identity(home.status)
+        kept = self._names.get(home.path)
+        if kept is None or kept[0] != now:
+            if len(self._names) >= _HOMES_MAX:
+                self._names.clear()
+            self._names[home.path] = now, _UNREAD
+            return None
+        names = kept[1]
+        if names is _UNREAD:
+            names = self._list(view, home)
+            self._names[home.path] = now, names
+        return names
+
+    def _list(self, view: FileView, home: Place) -> frozenset[bytes] | None:
+        try:
+            names = view.names(home.path, b".qmail", _NAMES_MAX)
+            same = identity(view.lstat(home.path)) == identity(home.status)
+        except OSError:
+            return None
+        return names if same and self._settled(home.status) else None
+
     def opened(self, walker: Walker, place: Place) -> OpenFile:
         """The regular file at ``place``, open; closed by the cache, later.
 
@@ -103,6 +138,7 @@ class FileCache:
             file.close()
         self._open.clear()
         self._parsed.clear()
+        self._names.clear()
 
     def _settled(self, status: Status) -> bool:
         newest = max(status.st_mtime_ns, status.st_ctime_ns)

@@ -72,15 +72,25 @@ def safe_extension(extension: bytes) -> bytes:
 
 
 def search(
-    walker: Walker, home: Place, dash: bytes, extension: bytes, unsafe_mode: int
+    walker: Walker,
+    home: Place,
+    dash: bytes,
+    extension: bytes,
+    unsafe_mode: int,
+    names: frozenset[bytes] | None = None,
 ) -> DotQmail | None:
     """``qmesearch()``: the exact file, then ``-default`` at each dash.
 
+    ``names`` are all names in ``home`` that begin with ``.qmail``, if known.
     Raises :class:`SearchDeferred`, :class:`CannotTell`.
     """
     safe = safe_extension(extension)
     prefix = b".qmail" + dash
-    found = _exists(walker, home, prefix + safe, unsafe_mode)
+    if names is not None and b"/" in prefix + safe:
+        names = None  # not a name in the home itself
+    found = None
+    if names is None or prefix + safe in names:
+        found = _exists(walker, home, prefix + safe, unsafe_mode)
     if found is not None:
         default = None
         if safe.endswith(b"default"):
@@ -89,6 +99,8 @@ def search(
     for cut in range(len(safe), -1, -1):
         if cut == 0 or safe[cut - 1] == 0x2D:
             name = prefix + safe[:cut] + b"default"
+            if names is not None and name not in names:
+                continue
             found = _exists(walker, home, name, unsafe_mode)
             if found is not None:
                 return DotQmail(name, found, extension[cut:])

@@ -129,6 +129,7 @@ class _LocalDelivery:
                 controller.dash,
                 controller.extension,
                 self.host.settings.unsafe_mode,
+                self._names(home),
             )
             if file is None and controller.dash:
                 self.trail.add(
@@ -166,6 +167,13 @@ class _LocalDelivery:
             self.trail.add(home.path, "the home directory is sticky: being edited")
             raise _defer("home directory is sticky")
         return home
+
+    def _names(self, home: Place) -> frozenset[bytes] | None:
+        """Extensions are mostly guesses: know what there is.  The file of the
+        user itself is mostly there: look at it."""
+        if not self.controller.dash:
+            return None
+        return self.host.cache.names(self.host.view, home)
 
     def _forward_sender(self, home: Place) -> bytes:
         controller, envelope = self.controller, self.envelope

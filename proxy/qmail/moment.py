@@ -62,6 +62,9 @@ class _Watch:
     def readlink(self, path: bytes) -> bytes:
         return self._view.readlink(path)
 
+    def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
+        return self._view.names(path, prefix, limit)
+
     def open(self, path: bytes) -> OpenFile:
         return self._view.open(path)
 

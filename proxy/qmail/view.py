@@ -56,6 +56,11 @@ class FileView(Protocol):
 
     def readlink(self, path: bytes) -> bytes: ...
 
+    def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
+        """The names in a directory that begin with ``prefix``; ``None`` for a
+        directory of more than ``limit`` names."""
+        ...
+
     def open(self, path: bytes) -> OpenFile:
         """Open what :meth:`lstat` has just said is a regular file.
 
@@ -118,6 +123,16 @@ class DirectoryView:
 
     def readlink(self, path: bytes) -> bytes:
         return os.readlink(self._root + path)
+
+    def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
+        found = []
+        with os.scandir(self._root + path) as entries:
+            for number, entry in enumerate(entries):
+                if number >= limit:
+                    return None
+                if entry.name.startswith(prefix):
+                    found.append(entry.name)
+        return frozenset(found)
 
     def open(self, path: bytes) -> OpenFile:
         descriptor = os.open(self._root + path, self._FLAGS)

@@ -73,6 +73,17 @@ class RecordedView:
     def lstat(self, path: bytes) -> RecordedStatus:
         return self._get(path)[0]
 
+    def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
+        inside = path.rstrip(b"/") + b"/"
+        found = [
+            other[len(inside) :]
+            for other in self._files
+            if other.startswith(inside) and b"/" not in other[len(inside) :]
+        ]
+        if len(found) > limit:
+            return None
+        return frozenset(name for name in found if name.startswith(prefix))
+
     def readlink(self, path: bytes) -> bytes:
         status, content = self._get(path)
         assert stat.S_ISLNK(status.st_mode)
