@@ -173,16 +173,20 @@ class _Session:
         self.fake.dots += 1
         if self.fake.gate is not None:
             await self.fake.gate.wait()
-        if await self.say("dot", b"250 ok 1700000000 qp 4711\r\n"):
-            assert self.mail is not None
-            if not self.fake.keep_messages:
-                digest = hashlib.sha256(message).hexdigest()
-                message = f"{len(message)} {digest}".encode()
-            self.fake.received.append(
-                Received(self.helo, self.mail, self.recipients, message)
-            )
+        if "dot" not in self.fake.script and "dot" not in self.fake.once:
+            self.keep(message)  # it is taken before it is said, as by qmail
+        await self.say("dot", b"250 ok 1700000000 qp 4711\r\n")
         self.mail = None
         self.recipients = []
+
+    def keep(self, message: bytes) -> None:
+        assert self.mail is not None
+        if not self.fake.keep_messages:
+            digest = hashlib.sha256(message).hexdigest()
+            message = f"{len(message)} {digest}".encode()
+        self.fake.received.append(
+            Received(self.helo, self.mail, self.recipients, message)
+        )
 
     async def message(self) -> bytes:
         """As blast() in qmail-smtpd.c ends a message, and unstuffed."""
