@@ -321,7 +321,7 @@ def mbox_fault(walker: Walker, home: Place, path: bytes) -> str | None:
     0600, written, fsync(2).
     """
     try:
-        found = walker.walk(path, home)
+        found = walker.walk(_plain(path), home)
     except KernelError as error:
         return str(error)
     if isinstance(found, Missing):
@@ -335,6 +335,14 @@ def mbox_fault(walker: Walker, home: Place, path: bytes) -> str | None:
     return None
 
 
+def _plain(path: bytes) -> bytes:
+    """``./Maildir`` is ``Maildir``, by far the most frequent, and one look."""
+    name = path[2:]
+    if path.startswith(b"./") and name and b"/" not in name:
+        return name
+    return path
+
+
 def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
     """Why a delivery to the Maildir would fail, or ``None``.
 
@@ -342,7 +350,7 @@ def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
     a link to it in new.
     """
     try:
-        maildir = walker.enter(path, home)
+        maildir = walker.enter(_plain(path.rstrip(b"/")) or path, home)
     except KernelError as error:
         return str(error)
     devices = set()
