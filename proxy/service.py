@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
 from proxy.backend.pool import Backend
@@ -21,9 +21,10 @@ from proxy.config import Config, ConfigError
 from proxy.front.door import Door
 from proxy.front.session import Session
 from proxy.observe.events import Event, Observer
-from proxy.observe.log import Logger
+from proxy.observe.log import Logger, Schedule
 from proxy.observe.metrics import Metrics
 from proxy.observe.status import Recent, StatusInfo, StatusServer
+from proxy.workers import Board, Parent, Say
 
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
@@ -40,6 +41,14 @@ class NoSuchFamily(StartError):
     """This machine has no such kind of address."""
 
 
+class Share(NamedTuple):
+    """One worker's part: its number, the common board, its own sockets."""
+
+    worker: int
+    board: Board
+    sockets: Sequence[socket.socket]
+
+
 class Service:
     """One process of the front door, from start to stop.
 
@@ -47,16 +56,25 @@ class Service:
     :class:`~proxy.config.ConfigError`, and then the old one stays.
     """
 
-    def __init__(self, config: Config, log: Logger, reload: Reload | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        log: Logger,
+        reload: Reload | None,
+        share: Share | None = None,
+    ) -> None:
+        """``share`` is this process's part of the work, if it is not alone."""
         self.config = config
         self.log = log
         self._reload = reload
+        self._share = share
         self.metrics = Metrics(__version__)
         self.recent = Recent()
         self.door: Door | None = None
         self.backend: Backend | None = None
         self.addresses: list[str] = []
         self.status_port = 0
+        self._sockets: Sequence[socket.socket] = ()
         self._servers: list[asyncio.Server] = []
         self._status: StatusServer | None = None
         self._stopping = asyncio.Event()
@@ -75,7 +93,7 @@ class Service:
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self.log, self.metrics, self.recent]
         observer = _all(observers)
-        sockets = self._bind_all(config.listen.addresses)
+        self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
         self.metrics.backend_up = self._backend_up
         self.door = Door(
@@ -87,7 +105,7 @@ class Service:
         )
         door = self.door
         loop = asyncio.get_running_loop()
-        for sock in sockets:
+        for sock in self._sockets:
             try:
                 server = await loop.create_server(
                     lambda: Session(door), sock=sock, backlog=_BACKLOG
@@ -98,7 +116,7 @@ class Service:
             self._servers.append(server)
             self.addresses.append(_shown(sock))
         self._listening = True
-        if config.status.address:
+        if config.status.address and (self._share is None or not self._share.worker):
             await self._start_status(config.status.address)
         self._sweep()
         self._started = True
@@ -106,17 +124,14 @@ class Service:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
 
-    def _bind_all(self, addresses: Sequence[str]) -> list[socket.socket]:
-        """Every address; a machine without IPv6 does without ``[::]``."""
-        sockets = []
-        for address in addresses:
-            try:
-                sockets.append(bind(address))
-            except NoSuchFamily as error:
-                if not address.startswith("[::]:") or len(addresses) == 1:
-                    raise
-                self.log.notice("warning", str(error))
-        return sockets
+    def _own_sockets(self) -> Sequence[socket.socket]:
+        share = self._share
+        if share is None:
+            return bind_all(self.config.listen.addresses, self.log.notice)
+        before = share.board.read(share.worker)
+        if before is not None:  # of the worker that this one replaces
+            self.metrics.add({**before, "sessions": 0})
+        return share.sockets
 
     async def run(self) -> int:
         """Serve until TERM; the exit status."""
@@ -168,6 +183,10 @@ class Service:
         self._listening = False
         for server in self._servers:
             server.close()
+        for sock in self._sockets:
+            # Other processes may have it open, too: nobody listens any more.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         if self.door is not None:
             await self._drain(self.door)
         if self._timer is not None:
@@ -197,6 +216,8 @@ class Service:
 
     def _sweep(self) -> None:
         self.log.flush()  # an idle service empties its queue, too
+        if self._share is not None:
+            self._share.board.show(self._share.worker, self.metrics.snapshot())
         if self.door is not None:
             self.door.sweep()
             loop = self.door.loop
@@ -205,7 +226,7 @@ class Service:
     async def _start_status(self, address: str) -> None:
         host, port = split_address(address)
         self._status = StatusServer(
-            self.metrics, self.recent, self._info, self._readiness
+            self._all_metrics, self.recent, self._info, self._readiness
         )
         try:
             self.status_port = await self._status.start(host, port)
@@ -221,6 +242,12 @@ class Service:
             backend=str(backend.settings) if backend else "",
             backend_state=self._backend_state(),
         )
+
+    def _all_metrics(self) -> Metrics:
+        share = self._share
+        if share is None:
+            return self.metrics
+        return self.metrics.with_others(share.board.others(share.worker))
 
     def _backend_up(self) -> bool:
         """Believed in until it has failed, as ``/readyz`` does."""
@@ -244,7 +271,7 @@ class Service:
         self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
 
     def _say_started(self) -> None:
-        if self.config.status.address:
+        if self._status is not None and self.config.status.address:
             host = self.config.status.address.rpartition(":")[0]
             self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
@@ -254,26 +281,52 @@ class Service:
 
 def run(config: Config, reload: Reload | None = None) -> int:
     """``backstop serve``: serve until TERM; the exit status."""
-    return run_loop(lambda: _serve(config, reload))
+    if config.listen.workers == 1:
+        return run_loop(lambda: _serve(config, reload))
+    try:
+        return _run_workers(config, reload)
+    except StartError as error:
+        print(f"backstop: {error}", file=sys.stderr)
+        return 2
 
 
-async def _serve(config: Config, reload: Reload | None) -> int:
+def _run_workers(config: Config, reload: Reload | None) -> int:
+    log = _logger(config, None)
+    addresses: Sequence[str] = config.listen.addresses
+    rows: list[list[socket.socket]] = []
+    for _ in range(config.listen.workers):
+        rows.append(bind_all(addresses, log.notice, shared=True))
+        addresses = [_shown(sock) for sock in rows[0]]  # port 0 is one port for all
+
+    def serve(worker: int, board: Board, sockets: Sequence[socket.socket]) -> int:
+        share = Share(worker, board, sockets)
+        return run_loop(lambda: _serve(config, reload, share))
+
+    return Parent(serve, rows, log.notice).run()
+
+
+async def _serve(
+    config: Config, reload: Reload | None, share: Share | None = None
+) -> int:
     loop = asyncio.get_running_loop()
 
     def soon(flush: Callable[[], None]) -> None:
         loop.call_later(_LOG_SECONDS, flush)
 
-    log = Logger(
-        sys.stderr.buffer, form=config.log.format, level=config.log.level, schedule=soon
-    )
+    log = _logger(config, soon)
     log.capture_logging()
     try:
-        return await Service(config, log, reload).run()
+        return await Service(config, log, reload, share).run()
     except StartError as error:
         print(f"backstop: {error}", file=sys.stderr)
         return 2
     finally:
         log.close()
+
+
+def _logger(config: Config, schedule: Schedule | None) -> Logger:
+    form, level = config.log.format, config.log.level
+    return Logger(sys.stderr.buffer, form=form, level=level, schedule=schedule)
 
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
@@ -287,7 +340,26 @@ def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return runner.run(main())
 
 
-def bind(address: str) -> socket.socket:
+def bind_all(
+    addresses: Sequence[str], say: Say, *, shared: bool = False
+) -> list[socket.socket]:
+    """Every address; a machine without IPv6 does without ``[::]``.
+
+    ``shared``: others may bind the same addresses.  Raises
+    :class:`StartError`.
+    """
+    sockets = []
+    for address in addresses:
+        try:
+            sockets.append(bind(address, shared=shared))
+        except NoSuchFamily as error:
+            if not address.startswith("[::]:") or len(addresses) == 1:
+                raise
+            say("warning", str(error))
+    return sockets
+
+
+def bind(address: str, *, shared: bool = False) -> socket.socket:
     """A bound TCP socket; raises :class:`StartError`."""
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -297,6 +369,8 @@ def bind(address: str) -> socket.socket:
         raise NoSuchFamily(_bind_trouble("listen.addresses", address, error)) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))

@@ -59,8 +59,9 @@ class Listen(Section):
     )
     workers: Processes = Field(
         default=1,
-        description="Processes that share the listening addresses. Not in effect"
-        " yet: one process serves, whatever the number.",
+        description="Processes that share the listening addresses. One serves"
+        " thousands of connections; raise it when one CPU is busy all the time."
+        " Limits count for each process; metrics are added up.",
     )
 
     @property

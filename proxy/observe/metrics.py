@@ -10,8 +10,8 @@ made during a scrape.  Every set of labels is bounded.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -149,6 +149,19 @@ def markdown_table() -> str:
 LABEL_VALUES_MAX = 100
 """Sets of label values that one metric may have; further ones are ``other``."""
 
+# Attributes of Metrics that are a number, and that are numbers by labels.
+_PLAIN = ("connections", "sessions", "undecided", "message_bytes")
+_COUNTED = (
+    "turned_away",
+    "recipients",
+    "observed",
+    "backend_refused",
+    "messages",
+    "backend_failures",
+    "limits_hit",
+    "reloads",
+)
+
 _Counts = dict[tuple[str, ...], int]
 
 
@@ -233,6 +246,34 @@ class Metrics:
     def render(self) -> bytes:
         """What a scrape gets, as :data:`CONTENT_TYPE`."""
         return generate_latest(self._registry)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers as plain values, to be added up with those of others."""
+        shown: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        for name in _COUNTED:
+            shown[name] = [[*labels, n] for labels, n in getattr(self, name).items()]
+        return shown | {"started": self.started, "up": self.backend_up()}
+
+    def with_others(self, others: Sequence[Mapping[str, Any]]) -> Metrics:
+        """These numbers and those of other processes, as one."""
+        total = Metrics(self._version)
+        everybody = [self.snapshot(), *others]
+        total.started = min(each["started"] for each in everybody)
+        up = all(each["up"] for each in everybody)
+        total.backend_up = lambda: up
+        for each in everybody:
+            total.add(each)
+        return total
+
+    def add(self, snapshot: Mapping[str, Any]) -> None:
+        """Add the numbers of another process, or of one that is gone."""
+        for name in _PLAIN:
+            setattr(self, name, getattr(self, name) + snapshot[name])
+        for name in _COUNTED:
+            counts: _Counts = getattr(self, name)
+            for *labels, number in snapshot[name]:
+                key = tuple(labels)
+                counts[key] = counts.get(key, 0) + number
 
     def values(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
         """The samples of every metric of :data:`TABLE`, by label values."""

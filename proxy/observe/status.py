@@ -197,7 +197,7 @@ class StatusServer:
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: Callable[[], Metrics],
         recent: Iterable[Refusal],
         info: Callable[[], StatusInfo],
         readiness: Readiness,
@@ -246,13 +246,13 @@ class StatusServer:
 
     async def _page(self, request: web.Request) -> web.Response:
         html = page(
-            self._info(), self._metrics, self._recent, self._readiness(), self._now()
+            self._info(), self._metrics(), self._recent, self._readiness(), self._now()
         )
         return web.Response(text=html, content_type="text/html")
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         return web.Response(
-            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE}
+            body=self._metrics().render(), headers={"Content-Type": CONTENT_TYPE}
         )
 
     async def _healthz(self, request: web.Request) -> web.Response:

@@ -151,6 +151,10 @@ class Served:
         serves = _SERVES.search(await self.said("qmail-backstop"))
         assert serves, self.log
         self.ports = [int(a.rpartition(":")[2]) for a in serves[1].split()]
+        self.find_status()
+
+    def find_status(self) -> None:
+        """Learn where the status page is, if the log says so by now."""
         if status := _STATUS.search(self.log):
             self.status = status[1]
 

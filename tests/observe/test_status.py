@@ -51,7 +51,7 @@ class Service:
 
     def server(self) -> StatusServer:
         return StatusServer(
-            self.metrics,
+            lambda: self.metrics,
             self.recent,
             lambda: self.info,
             lambda: self.trouble,
