@@ -87,17 +87,29 @@ def read_all(file: OpenFile, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-class DescriptorFile:
-    """An :class:`OpenFile` on a file descriptor."""
+_HEAD = 2048  # bytes: a cdb's 256 pairs
 
-    __slots__ = ("_descriptor", "status")
+
+class DescriptorFile:
+    """An :class:`OpenFile` on a file descriptor.
+
+    The head is read once: it is where every search in a cdb begins.
+    """
+
+    __slots__ = ("_descriptor", "_head", "status")
 
     def __init__(self, descriptor: int, status: Status) -> None:
         self._descriptor = descriptor
+        self._head: bytes | None = None
         self.status: Status = status
 
     def pread(self, size: int, offset: int) -> bytes:
-        return os.pread(self._descriptor, size, offset)
+        end = offset + size
+        if end > _HEAD:
+            return os.pread(self._descriptor, size, offset)
+        if self._head is None:
+            self._head = os.pread(self._descriptor, _HEAD, 0)
+        return self._head[offset:end]
 
     def close(self) -> None:
         if self._descriptor >= 0:
