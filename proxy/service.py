@@ -13,17 +13,20 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
 from proxy.backend.pool import Backend
 from proxy.config import Config, ConfigError
-from proxy.front.door import Door
+from proxy.front.descriptors import connections_that_fit
+from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger, Schedule
 from proxy.observe.metrics import Metrics
 from proxy.observe.status import Recent, StatusInfo, StatusServer
+from proxy.qmail.host import QmailHost
 from proxy.workers import Board, Parent, Say
 
 _SWEEP_SECONDS = 1.0
@@ -101,7 +104,7 @@ class Service:
             backend=self.backend,
             observer=observer,
             hostname=hostname,
-            settings=assemble.door_settings(config, host),
+            settings=self._door_settings(config, host),
         )
         door = self.door
         loop = asyncio.get_running_loop()
@@ -163,7 +166,7 @@ class Service:
             problem = assemble.start_problem(config, host)
             if problem:
                 raise StartError(problem)
-            settings = assemble.door_settings(config, host)
+            settings = self._door_settings(config, host)
             engine = assemble.engine(config, host, self._rule_failed, serving=True)
         except (ConfigError, StartError) as error:
             self.metrics.reloaded(ok=False)
@@ -242,6 +245,18 @@ class Service:
             backend=str(backend.settings) if backend else "",
             backend_state=self._backend_state(),
         )
+
+    def _door_settings(self, config: Config, host: QmailHost) -> DoorSettings:
+        settings = assemble.door_settings(config, host)
+        fit = connections_that_fit(settings.connections)
+        if fit < settings.connections:
+            text = (
+                f"limits.connections = {settings.connections} needs more descriptors"
+                f" than the process may open: {fit} are served (raise ulimit -n,"
+                " or LimitNOFILE in the systemd unit)"
+            )
+            self.log.notice("warning", text)
+        return replace(settings, connections=fit)
 
     def _all_metrics(self) -> Metrics:
         share = self._share
