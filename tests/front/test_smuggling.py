@@ -9,29 +9,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.front import running
+from tests.support.sequences import SEQUENCES
 from tests.support.smtp_client import RawClient
 
-SEQUENCES = [
-    b"\n.\n",
-    b"\n.\r",
-    b"\r.\n",
-    b"\r.\r",
-    b"\n.\r\n",
-    b"\r.\r\n",
-    b"\r\n.\n",
-    b"\r\n.\r",
-    b"\r\n\0.\r\n",
-    b"\r\n.\0\r\n",
-    b"\r\n.\r\r\n",
-    b"\r\r\n.\r\r\n",
-    b"\r\n. \r\n",
-    b"\r\n.\t\r\n",
-    b"\r\n..\r\n",
-    b"\n..\r\n",
-    b"\x85.\x85",
-    b"\x0b.\x0b",
-    b"\x0c.\x0c",
-]
 FORGED = (
     b"mail FROM:<forged@example.test>\r\nrcpt TO:<b@example.test>\r\n"
     b"data\r\nSubject: forged\r\n\r\nboo\r\n.\r\n"

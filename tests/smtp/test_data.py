@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.smtp.data import MessageStream
+from tests.support.sequences import SEQUENCES
 
 END = b"\r\n.\r\n"
 
@@ -71,26 +72,7 @@ def test_bare_lf_is_seen(chunks: list[bytes]) -> None:
     assert run([b"".join(chunks)])[3] == bare
 
 
-@pytest.mark.parametrize(
-    "sequence",
-    [
-        b"\n.\n",
-        b"\n.\r",
-        b"\r.\n",
-        b"\r.\r",
-        b"\n.\r\n",
-        b"\r.\r\n",
-        b"\r\n.\n",
-        b"\r\n.\r",
-        b"\r\n\0.\r\n",
-        b"\r\n.\0\r\n",
-        b"\r\n.\r\r\n",
-        b"\r\r\n.\r\r\n",
-        b"\r\n..\r\n",
-        b"\r\n. \r\n",
-        b"\n..\r\n",
-    ],
-)
+@pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
 def test_no_other_sequence_ends_a_message(sequence: bytes) -> None:
     data = b"first" + sequence + b"MAIL FROM:<x@y>\r\n"
     for cut in range(len(data)):

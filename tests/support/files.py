@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from proxy.qmail.decide import Decision, decide
 from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.view import Status
+from tests.support.listing import names_below
 
 CONTROL = b"/var/qmail/control/"
 ALICE, BOB, ALIAS, QMAILD, QMAILS, QMAILP = 1001, 1002, 7790, 7791, 7796, 7793
@@ -111,15 +112,7 @@ class Files:
         return self._get(path)[0]
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
-        inside = path.rstrip(b"/") + b"/"
-        found = [
-            other[len(inside) :]
-            for other in self._files
-            if other.startswith(inside) and b"/" not in other[len(inside) :]
-        ]
-        if len(found) > limit:
-            return None
-        return frozenset(name for name in found if name.startswith(prefix))
+        return names_below(self._files, path, prefix, limit)
 
     def readlink(self, path: bytes) -> bytes:
         status, content = self._get(path)

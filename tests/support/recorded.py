@@ -18,6 +18,7 @@ from typing import Any
 
 from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.view import Status
+from tests.support.listing import names_below
 
 DATA = pathlib.Path(__file__).parent.parent / "data" / "recorded"
 
@@ -74,15 +75,7 @@ class RecordedView:
         return self._get(path)[0]
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
-        inside = path.rstrip(b"/") + b"/"
-        found = [
-            other[len(inside) :]
-            for other in self._files
-            if other.startswith(inside) and b"/" not in other[len(inside) :]
-        ]
-        if len(found) > limit:
-            return None
-        return frozenset(name for name in found if name.startswith(prefix))
+        return names_below(self._files, path, prefix, limit)
 
     def readlink(self, path: bytes) -> bytes:
         status, content = self._get(path)
