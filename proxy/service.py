@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -22,12 +21,19 @@ from proxy.config import Config, ConfigError
 from proxy.front.descriptors import connections_that_fit
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
+from proxy.front.sockets import (
+    BindError,
+    bind_all,
+    bind_trouble,
+    shown,
+    split_address,
+)
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger, Schedule
 from proxy.observe.metrics import Metrics
 from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
-from proxy.workers import Board, Parent, Say
+from proxy.workers import Board, Parent
 
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
@@ -38,10 +44,6 @@ Reload = Callable[[], Config]
 
 class StartError(Exception):
     """The service cannot start; the text says what, where, and what to do."""
-
-
-class NoSuchFamily(StartError):
-    """This machine has no such kind of address."""
 
 
 class Share(NamedTuple):
@@ -114,10 +116,10 @@ class Service:
                     lambda: Session(door), sock=sock, backlog=_BACKLOG
                 )
             except OSError as error:  # between bind and now another one was faster
-                where = _bind_trouble("listen.addresses", _shown(sock), error)
+                where = bind_trouble("listen.addresses", shown(sock), error)
                 raise StartError(where) from error
             self._servers.append(server)
-            self.addresses.append(_shown(sock))
+            self.addresses.append(shown(sock))
         self._listening = True
         if config.status.address and (self._share is None or not self._share.worker):
             await self._start_status(config.status.address)
@@ -234,7 +236,7 @@ class Service:
         try:
             self.status_port = await self._status.start(host, port)
         except OSError as error:
-            raise StartError(_bind_trouble("status.address", address, error)) from error
+            raise StartError(bind_trouble("status.address", address, error)) from error
 
     def _info(self) -> StatusInfo:
         backend = self.backend
@@ -300,7 +302,7 @@ def run(config: Config, reload: Reload | None = None) -> int:
         return run_loop(lambda: _serve(config, reload))
     try:
         return _run_workers(config, reload)
-    except StartError as error:
+    except (StartError, BindError) as error:
         print(f"backstop: {error}", file=sys.stderr)
         return 2
 
@@ -311,7 +313,7 @@ def _run_workers(config: Config, reload: Reload | None) -> int:
     rows: list[list[socket.socket]] = []
     for _ in range(config.listen.workers):
         rows.append(bind_all(addresses, log.notice, shared=True))
-        addresses = [_shown(sock) for sock in rows[0]]  # port 0 is one port for all
+        addresses = [shown(sock) for sock in rows[0]]  # port 0 is one port for all
 
     def serve(worker: int, board: Board, sockets: Sequence[socket.socket]) -> int:
         share = Share(worker, board, sockets)
@@ -332,7 +334,7 @@ async def _serve(
     log.capture_logging()
     try:
         return await Service(config, log, reload, share).run()
-    except StartError as error:
+    except (StartError, BindError) as error:
         print(f"backstop: {error}", file=sys.stderr)
         return 2
     finally:
@@ -355,53 +357,6 @@ def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return runner.run(main())
 
 
-def bind_all(
-    addresses: Sequence[str], say: Say, *, shared: bool = False
-) -> list[socket.socket]:
-    """Every address; a machine without IPv6 does without ``[::]``.
-
-    ``shared``: others may bind the same addresses.  Raises
-    :class:`StartError`.
-    """
-    sockets = []
-    for address in addresses:
-        try:
-            sockets.append(bind(address, shared=shared))
-        except NoSuchFamily as error:
-            if not address.startswith("[::]:") or len(addresses) == 1:
-                raise
-            say("warning", str(error))
-    return sockets
-
-
-def bind(address: str, *, shared: bool = False) -> socket.socket:
-    """A bound TCP socket; raises :class:`StartError`."""
-    host, port = split_address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise NoSuchFamily(_bind_trouble("listen.addresses", address, error)) from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise StartError(_bind_trouble("listen.addresses", address, error)) from error
-    return sock
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port`` taken apart; it was validated before."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def _restart_only(old: Config, new: Config) -> list[str]:
     """The keys that differ and that a reload does not change."""
     pairs = {
@@ -411,26 +366,6 @@ def _restart_only(old: Config, new: Config) -> list[str]:
         "log": (old.log, new.log),
     }
     return [key for key, (before, after) in pairs.items() if before != after]
-
-
-_REMEDIES = {
-    13: "ports below 1024 want root or CAP_NET_BIND_SERVICE",  # EACCES
-    98: "another program listens there; see: ss -ltnp",  # EADDRINUSE
-    99: "this machine does not have that address",  # EADDRNOTAVAIL
-    97: "this machine has no IPv6: remove the address from the list",  # EAFNOSUPPORT
-}
-
-
-def _bind_trouble(key: str, address: str, error: OSError) -> str:
-    why = os.strerror(error.errno) if error.errno else str(error)
-    remedy = _REMEDIES.get(error.errno or 0, "")
-    text = f'cannot listen on {key} "{address}": {why}'
-    return f"{text} ({remedy})" if remedy else text
-
-
-def _shown(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _all(observers: list[Observer]) -> Observer:
