@@ -53,10 +53,12 @@ class HostFiles:
     def finding(
         self, level: str, path: bytes, what: str, remedy: str, line: int = 0
     ) -> Finding:
+        """Something found in the file at ``path`` of the host."""
         where = printable(self._root + path.decode("latin-1"))
         return Finding(level, Problem(where, "", "", printable(what), remedy, line))
 
     def control(self, name: str) -> bytes:
+        """The path of a control file."""
         return self.home + b"/control/" + name.encode()
 
     def trouble(self, path: bytes, *, directory: bool = False) -> str:

@@ -384,7 +384,13 @@ class _Bar:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._progress = Progress(console=Console(stderr=True), transient=True)
+        # Standard output is somebody's file: it must not be drawn to the terminal.
+        self._progress = Progress(
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._task = self._progress.add_task("explain", total=total)
 
     def __enter__(self) -> Callable[[int], None]:

@@ -54,6 +54,7 @@ class Settings:
             self._text = ""
 
     def finding(self, level: str, path: KeyPath, what: str, remedy: str) -> Finding:
+        """Something found in the key at ``path`` of the configuration."""
         value: object = self._config
         for part in path:
             value = getattr(value, str(part))

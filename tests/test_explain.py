@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Awaitable
@@ -270,3 +272,37 @@ def test_awaited_verdicts() -> None:
     with explain.Explainer(engine, Config(), asked) as explainer:
         found = explainer.block([b"a@b", b"c@d"])
     assert [each.verdict.kind for each in found] == [Kind.DEFER] * 2
+
+
+def test_a_progress_bar_on_the_terminal_leaves_the_output_alone(
+    tmp_path: Path,
+) -> None:
+    """Standard error is a terminal, standard output a file: the bar is drawn on
+    the one, and every line is in the other."""
+    small_host.lay_out(tmp_path)
+    given, out = tmp_path / "given", tmp_path / "out"
+    given.write_bytes(b"".join(b"nobody%d@example.test\n" % n for n in range(5000)))
+    here, terminal = pty.openpty()
+    with given.open("rb") as reads, out.open("wb") as writes:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "proxy", "explain", "--json"),
+                *("-c", str(tmp_path / "config.toml"), "-"),
+            ],
+            cwd=PROJECT,
+            env={**os.environ, "TERM": "xterm"},
+            stdin=reads,
+            stdout=writes,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        drawn = b""
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while piece := os.read(here, 65536):
+                drawn += piece
+        os.close(here)
+        assert process.wait() == 1
+    assert b"explain" in drawn
+    assert b"nobody" not in drawn
+    lines = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert [x["recipient"] for x in lines] == given.read_text().split()

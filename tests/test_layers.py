@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import sys
 from pathlib import Path
 
@@ -95,6 +96,35 @@ def test_every_public_name_has_its_docstring(path: Path) -> None:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         assert node.name.startswith("_") or ast.get_docstring(node), node.name
+
+
+def public_methods(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The public methods of public classes."""
+    tree = ast.parse(path.read_text())
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
+    return [
+        method
+        for each in classes
+        for method in each.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not (each.name.startswith("_") or method.name.startswith("_"))
+    ]
+
+
+# Methods that are described where they are asked for: in a class of ours that
+# names them (a Protocol, mostly), or in asyncio's.
+DESCRIBED = {
+    method.name
+    for path in MODULES
+    for method in public_methods(path)
+    if ast.get_docstring(method)
+} | {name for name in dir(asyncio.Protocol) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_public_method_is_described(path: Path) -> None:
+    missing = [m.name for m in public_methods(path) if m.name not in DESCRIBED]
+    assert not missing
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -45,7 +45,6 @@ class Channel(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_waiting",
-        "blocked",
         "born",
         "deadline",
         "helo",
@@ -64,7 +63,6 @@ class Channel(asyncio.Protocol):
         self._reader = ReplyReader()
         self._waiting: deque[OnReply] = deque()
         self._unsent: deque[tuple[bytes, OnReply]] = deque()
-        self.blocked = False
         self.born = now
         self.deadline = float("inf")
         self.helo: bytes | None = None  # what the backend was told last
@@ -158,12 +156,10 @@ class Channel(asyncio.Protocol):
             self._lost(f"{self.step}: {detail}")
 
     def pause_writing(self) -> None:
-        self.blocked = True
         if self.owner is not None:
             self.owner.channel_blocked()
 
     def resume_writing(self) -> None:
-        self.blocked = False
         if self.owner is not None:
             self.owner.channel_writable()
 

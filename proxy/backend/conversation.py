@@ -25,17 +25,23 @@ from proxy.smtp.reply import Reply
 class Listener(Protocol):
     """The session; see :class:`proxy.smtp.dialogue.Dialogue` for the answers."""
 
-    def recipient_answered(self, reply: Reply) -> None: ...
+    def recipient_answered(self, reply: Reply) -> None:
+        """The backend's answer to the oldest recipient it was told."""
 
-    def data_answered(self, reply: Reply) -> None: ...
+    def data_answered(self, reply: Reply) -> None:
+        """The backend's answer to DATA."""
 
-    def message_answered(self, reply: Reply) -> None: ...
+    def message_answered(self, reply: Reply) -> None:
+        """The backend's answer to the final dot."""
 
-    def relay_failed(self, reply: Reply, step: str, why: str) -> None: ...
+    def relay_failed(self, reply: Reply, step: str, why: str) -> None:
+        """The backend is lost; ``reply`` is for the client, the rest for the log."""
 
-    def relay_blocked(self) -> None: ...
+    def relay_blocked(self) -> None:
+        """The backend does not keep up: hand in nothing more."""
 
-    def relay_writable(self) -> None: ...
+    def relay_writable(self) -> None:
+        """It does again."""
 
 
 class _Step(enum.Enum):

@@ -19,7 +19,9 @@ _BROKEN_SECONDS = 1.0
 class Stream(Protocol):
     """A raw binary stream: ``None`` or a short count where it takes no more."""
 
-    def write(self, data: bytes, /) -> int | None: ...
+    def write(self, data: bytes, /) -> int | None:
+        """How many bytes were taken."""
+        ...
 
 
 class Output:

@@ -27,7 +27,9 @@ class CdbError(Exception):
 class RandomAccess(Protocol):
     """Anything readable at an offset; :class:`proxy.qmail.view.OpenFile` fits."""
 
-    def pread(self, size: int, offset: int) -> bytes: ...
+    def pread(self, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``; fewer only at the end."""
+        ...
 
 
 def cdb_hash(key: bytes) -> int:

@@ -29,6 +29,7 @@ class Effect(NamedTuple):
 
     @property
     def succeeds(self) -> bool:
+        """Exit 0 or 99 (qmail-command.8)."""
         return self.code in (0, 99)
 
     @property

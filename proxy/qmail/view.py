@@ -20,21 +20,44 @@ class Status(Protocol):
     """The part of ``stat(2)`` that decides anything; ``os.stat_result`` fits."""
 
     @property
-    def st_mode(self) -> int: ...
+    def st_mode(self) -> int:
+        """Kind and permissions."""
+        ...
+
     @property
-    def st_uid(self) -> int: ...
+    def st_uid(self) -> int:
+        """The owner's number."""
+        ...
+
     @property
-    def st_gid(self) -> int: ...
+    def st_gid(self) -> int:
+        """The group's number."""
+        ...
+
     @property
-    def st_dev(self) -> int: ...
+    def st_dev(self) -> int:
+        """The file system's number."""
+        ...
+
     @property
-    def st_ino(self) -> int: ...
+    def st_ino(self) -> int:
+        """The file's number there."""
+        ...
+
     @property
-    def st_size(self) -> int: ...
+    def st_size(self) -> int:
+        """Bytes."""
+        ...
+
     @property
-    def st_mtime_ns(self) -> int: ...
+    def st_mtime_ns(self) -> int:
+        """Of the last change of the content, nanoseconds since the epoch."""
+        ...
+
     @property
-    def st_ctime_ns(self) -> int: ...
+    def st_ctime_ns(self) -> int:
+        """Of the last change of anything, nanoseconds since the epoch."""
+        ...
 
 
 class OpenFile(Protocol):
@@ -46,15 +69,21 @@ class OpenFile(Protocol):
         """Up to ``size`` bytes at ``offset``; fewer only at the end of the file."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the descriptor back; may be called twice."""
+        ...
 
 
 class FileView(Protocol):
     """A host's files, read only.  Every method may raise :class:`OSError`."""
 
-    def lstat(self, path: bytes) -> Status: ...
+    def lstat(self, path: bytes) -> Status:
+        """lstat(2)."""
+        ...
 
-    def readlink(self, path: bytes) -> bytes: ...
+    def readlink(self, path: bytes) -> bytes:
+        """readlink(2)."""
+        ...
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
         """The names in a directory that begin with ``prefix``; ``None`` for a

@@ -26,9 +26,13 @@ class Kind(enum.Enum):
 class TraceStep(Protocol):
     """One reason, rendered when somebody looks."""
 
-    def where(self) -> str: ...
+    def where(self) -> str:
+        """The file, and the line where there is one."""
+        ...
 
-    def note(self) -> str: ...
+    def note(self) -> str:
+        """What it decided."""
+        ...
 
 
 @dataclass(slots=True)
@@ -73,7 +77,9 @@ class Rule(Protocol):
     """One source of recipients."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the log, metrics and ``explain`` call it."""
+        ...
 
     def ask(self, question: Question) -> Answer | Awaitable[Answer]:
         """The opinion at once, or an awaitable for it.

@@ -36,14 +36,17 @@ class Reply:
 
     @property
     def positive(self) -> bool:
+        """2yz: done."""
         return 200 <= self.code < 300
 
     @property
     def temporary(self) -> bool:
+        """4yz: come again."""
         return 400 <= self.code < 500
 
     @property
     def permanent(self) -> bool:
+        """5yz: no."""
         return 500 <= self.code < 600
 
     def __eq__(self, other: object) -> bool:
