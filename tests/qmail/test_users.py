@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.qmail.passwd import Controller
 from proxy.qmail.users import AssignError, assigned
 from tests.support.cdbmake import make_cdb, make_users_cdb
-from tests.support.files import FakeFile, FakeStatus
+from tests.support.dictionary import FakeFile, FakeStatus
 from tests.support.fuzz import fuzz
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.view import DirectoryView
 from proxy.qmail.walk import READ, SEARCH, SUPERUSER, WRITE, Identity, Missing, Walker
-from tests.support.files import FakeStatus, Files
+from tests.support.dictionary import FakeStatus
+from tests.support.files import Files
 from tests.support.fuzz import fuzz
 
 JOE = Identity(1001, 100)

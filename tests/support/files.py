@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from proxy.qmail.decide import Decision, decide
 from proxy.qmail.host import HostSettings, QmailHost
-from proxy.qmail.view import Status
-from tests.support.listing import names_below
+from tests.support.dictionary import FakeFile, FakeStatus, names_below
 
 CONTROL = b"/var/qmail/control/"
 ALICE, BOB, ALIAS, QMAILD, QMAILS, QMAILP = 1001, 1002, 7790, 7791, 7796, 7793
@@ -30,33 +29,6 @@ alice:x:1001:1001::/home/alice:/bin/sh
 bob:x:1002:1002::/home/bob:/bin/sh
 """
 GROUP = b"root:x:0:\nqmail:x:2107:\nnofiles:x:2108:\nalice:x:1001:\nbob:x:1002:\n"
-
-
-@dataclass(frozen=True)
-class FakeStatus:
-    st_mode: int
-    st_uid: int
-    st_gid: int
-    st_ino: int
-    st_size: int = 0
-    st_dev: int = 1
-    st_mtime_ns: int = 1
-    st_ctime_ns: int = 1
-
-
-class FakeFile:
-    """Keeps its content when the view's file is replaced, as an inode does."""
-
-    def __init__(self, status: FakeStatus, content: bytes) -> None:
-        self.status: Status = status
-        self.content = content
-        self.closed = 0
-
-    def pread(self, size: int, offset: int) -> bytes:
-        return self.content[offset : offset + size]
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class Files:

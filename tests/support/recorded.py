@@ -13,12 +13,10 @@ import json
 import os
 import pathlib
 import stat
-from dataclasses import dataclass
 from typing import Any
 
 from proxy.qmail.host import HostSettings, QmailHost
-from proxy.qmail.view import Status
-from tests.support.listing import names_below
+from tests.support.dictionary import FakeFile, FakeStatus, names_below
 
 DATA = pathlib.Path(__file__).parent.parent / "data" / "recorded"
 
@@ -31,38 +29,14 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class RecordedStatus:
-    st_mode: int
-    st_uid: int
-    st_gid: int
-    st_ino: int
-    st_size: int
-    st_dev: int = 1
-    st_mtime_ns: int = 1
-    st_ctime_ns: int = 1
-
-
-class RecordedFile:
-    def __init__(self, status: RecordedStatus, content: bytes) -> None:
-        self.status: Status = status
-        self._content = content
-
-    def pread(self, size: int, offset: int) -> bytes:
-        return self._content[offset : offset + size]
-
-    def close(self) -> None:
-        pass
-
-
 class RecordedView:
     """A :class:`proxy.qmail.view.FileView` on a dictionary of files."""
 
     def __init__(self, world: dict[str, Any]) -> None:
-        self._files: dict[bytes, tuple[RecordedStatus, bytes]] = {}
+        self._files: dict[bytes, tuple[FakeStatus, bytes]] = {}
         for number, entry in enumerate(with_accounts(world)):
             content = content_of(entry)
-            status = RecordedStatus(
+            status = FakeStatus(
                 st_mode=_TYPES[entry["type"]] | int(entry["mode"], 8),
                 st_uid=entry["uid"],
                 st_gid=entry["gid"],
@@ -71,7 +45,7 @@ class RecordedView:
             )
             self._files[entry["path"].encode("latin-1")] = status, content
 
-    def lstat(self, path: bytes) -> RecordedStatus:
+    def lstat(self, path: bytes) -> FakeStatus:
         return self._get(path)[0]
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
@@ -82,13 +56,13 @@ class RecordedView:
         assert stat.S_ISLNK(status.st_mode)
         return content
 
-    def open(self, path: bytes) -> RecordedFile:
+    def open(self, path: bytes) -> FakeFile:
         status, content = self._get(path)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return RecordedFile(status, content)
+        return FakeFile(status, content)
 
-    def _get(self, path: bytes) -> tuple[RecordedStatus, bytes]:
+    def _get(self, path: bytes) -> tuple[FakeStatus, bytes]:
         try:
             return self._files[path]
         except KeyError:
