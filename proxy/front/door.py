@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -61,12 +62,11 @@ class Door:
     ) -> None:
         self.backend = backend
         self.observer = observer
+        self.loop = asyncio.get_running_loop()
         self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
         self.closing = False
         self._lingering: list[tuple[float, asyncio.Transport]] = []
-        self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time()
         self._by_client: dict[str, int] = {}
         # Distinguishes this start of this process in the logs.
         self._prefix = secrets.token_hex(3)
@@ -80,6 +80,14 @@ class Door:
         self.hostname = hostname
         self.settings = settings
         self.banner = Banner(hostname, settings.announced_size)
+        self._set_clock()
+
+    def _set_clock(self) -> None:
+        """Coarse time, and when a client that is silent from now on is too
+        late: the same for all sessions, so it is reckoned once."""
+        self.now = self.loop.time()
+        limit = self.settings.command_timeout
+        self.command_deadline = self.now + limit if limit else math.inf
 
     def next_id(self) -> str:
         """A session id, unique among all starts of the service."""
@@ -122,7 +130,8 @@ class Door:
 
     def sweep(self) -> None:
         """Move the coarse clock and end what is overdue; once a second."""
-        self.now = now = self.loop.time()
+        self._set_clock()
+        now = self.now
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
         lingering, self._lingering = self._lingering, []

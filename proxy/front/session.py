@@ -95,8 +95,12 @@ class Session(SMTP):
     def data_received(self, data: bytes) -> None:
         if self._gone:
             return
-        self._dialogue.receive(data)
-        self._after()
+        dialogue = self._dialogue
+        dialogue.receive(data)
+        if dialogue.idle and self._reading and not (self._blocked or self._eof):
+            self.deadline = self._door.command_deadline  # most often
+        else:
+            self._after()
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read (RFC 5321 has no rule
@@ -143,7 +147,7 @@ class Session(SMTP):
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
         sender = self._dialogue.sender
-        question = Question(recipient, sender, self._client, None, self._since)
+        question = Question(recipient, sender, self._client, None, self._since, False)
         verdict = self._engine.ask(question)
         self._since = time.monotonic()
         if isinstance(verdict, Verdict):
@@ -327,12 +331,11 @@ class Session(SMTP):
             self.deadline = _NEVER  # the backend's deadlines hold
             return
         door = self._door
-        settings = door.settings
         if dialogue.state is State.COMMAND:
-            limit = settings.command_timeout
+            self.deadline = door.command_deadline
         else:
-            limit = settings.data_timeout
-        self.deadline = door.now + limit if limit else _NEVER
+            limit = door.settings.data_timeout
+            self.deadline = door.now + limit if limit else _NEVER
 
     def _flow(self) -> None:
         """Read from the client only what can be passed on or held."""

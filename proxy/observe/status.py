@@ -40,32 +40,30 @@ class Recent:
     def __init__(
         self, limit: int = 20, *, now: Callable[[], float] = time.time
     ) -> None:
-        self._refusals: deque[Refusal] = deque(maxlen=limit)
+        # Shown far more seldom than kept: a Refusal is made when it is shown.
+        self._kept: deque[tuple[float, RecipientDecided | BackendRefusedRecipient]]
+        self._kept = deque(maxlen=limit)
         self._now = now
 
     def __call__(self, event: Event) -> None:
         """Keep it, if it is one."""
         if isinstance(event, RecipientDecided):
-            if "reject" in (event.verdict, event.observed):
-                self._keep(event, event.rule, event.reason, bool(event.observed))
+            if event.verdict == "reject" or event.observed == "reject":
+                self._kept.append((self._now(), event))
         elif isinstance(event, BackendRefusedRecipient) and event.reply[:1] == "5":
-            self._keep(event, "backend", event.reply, False)
+            self._kept.append((self._now(), event))
 
     def __iter__(self) -> Iterator[Refusal]:
         """The newest first."""
-        return reversed(self._refusals)
+        return (_refusal(when, event) for when, event in reversed(self._kept))
 
-    def _keep(
-        self,
-        event: RecipientDecided | BackendRefusedRecipient,
-        rule: str,
-        reason: str,
-        observed: bool,
-    ) -> None:
-        refusal = Refusal(
-            self._now(), event.client, event.recipient, rule, reason, observed
-        )
-        self._refusals.append(refusal)
+
+def _refusal(when: float, event: RecipientDecided | BackendRefusedRecipient) -> Refusal:
+    client, recipient = event.client, event.recipient
+    if isinstance(event, RecipientDecided):
+        observed = bool(event.observed)
+        return Refusal(when, client, recipient, event.rule, event.reason, observed)
+    return Refusal(when, client, recipient, "backend", event.reply, False)
 
 
 class StatusInfo(NamedTuple):

@@ -23,7 +23,7 @@ import enum
 from collections.abc import Callable
 
 from proxy.smtp import replies
-from proxy.smtp.command import CONTROL, parameters, split_line
+from proxy.smtp.command import has_control, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
@@ -46,6 +46,7 @@ class Dialogue:
     """One client's session, from greeting to close."""
 
     __slots__ = (
+        "_answer",
         "_buffer",
         "_asked",
         "_banner",
@@ -74,7 +75,8 @@ class Dialogue:
         self._banner = banner
         self._limits = limits
         self._buffer = b""
-        self._outbox = Outbox()
+        self._outbox = outbox = Outbox()
+        self._answer = outbox.say
         self._stream: MessageStream | None = None
         self._asked = b""
         self._relayed = False
@@ -113,6 +115,15 @@ class Dialogue:
         )
 
     @property
+    def idle(self) -> bool:
+        """Whether the client's next command is all that is waited for."""
+        return (
+            self.state is State.COMMAND
+            and not self._buffer
+            and not self._outbox.waiting
+        )
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
         return self.mail_argument is not None or self.state in _UNDER_WAY
@@ -124,10 +135,9 @@ class Dialogue:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self.state is State.CLOSED:
-            return
-        self._buffer = self._buffer + data if self._buffer else data
-        self._work()
+        if self.state is not State.CLOSED:
+            self._buffer += data
+            self._work()
 
     def pause(self) -> None:
         """The client does not read its replies: take no more commands."""
@@ -206,23 +216,22 @@ class Dialogue:
             return
         self._working = True
         try:
-            while self._buffer and not self._paused and self._step():
-                pass
+            while self._buffer and not self._paused:
+                state = self.state
+                if state is State.COMMAND:
+                    if not self._command_line():
+                        break
+                elif state is State.MESSAGE or state is State.REFUSED:
+                    if not self._message_piece():
+                        break
+                else:
+                    break
         finally:
             self._working = False
         self._flush()
 
-    def _step(self) -> bool:
-        """Take one command or one piece of a message; ``False`` if nothing
-        more can be done now."""
-        state = self.state
-        if state is State.COMMAND:
-            return self._command_line()
-        if state is State.MESSAGE or state is State.REFUSED:
-            return self._message_piece()
-        return False
-
     def _command_line(self) -> bool:
+        """Take one command; ``False`` if there is none now."""
         buffer = self._buffer
         end = buffer.find(b"\n")
         limit = self._limits.command_length
@@ -241,14 +250,15 @@ class Dialogue:
             return True
         if line.endswith(b"\r"):
             line = line[:-1]
-        if CONTROL.search(line):
+        if has_control(line):
             self._answer(replies.CONTROL_CHARACTER)
             return True
         verb, argument = split_line(line)
         _VERBS.get(verb, Dialogue._unimplemented)(self, argument)
-        return self.state is not State.CLOSED
+        return True
 
     def _message_piece(self) -> bool:
+        """Take what is there of a message; ``False`` if it goes on."""
         stream = self._stream
         assert stream is not None
         data, self._buffer = self._buffer, b""
@@ -400,9 +410,6 @@ class Dialogue:
         self._broken = None
 
     # Output.
-
-    def _answer(self, reply: Reply) -> None:
-        self._outbox.say(reply)
 
     def _flush(self) -> None:
         data = self._outbox.take()
