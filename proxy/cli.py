@@ -76,9 +76,9 @@ def serve(config: ConfigOption = None) -> None:
         settings = read()
     except ConfigError as error:
         raise _config_error(error) from error
-    from proxy import service
+    from proxy import process
 
-    raise typer.Exit(service.run(settings, read))
+    raise typer.Exit(process.run(settings, read))
 
 
 @app.command()
@@ -164,5 +164,8 @@ def _check_ip(text: str) -> None:
 
 
 def _config_error(error: Exception) -> typer.Exit:
-    print(error, file=sys.stderr)
+    try:
+        print(error, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it; the exit status is still to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return typer.Exit(USAGE_OR_CONFIG)

@@ -13,7 +13,14 @@ from signal import SIGHUP, SIGINT, SIGTERM, Signals
 import pytest
 
 from tests.live.conftest import adopt
-from tests.live.process import Served, Settings, run, serving, without_uvloop
+from tests.live.process import (
+    Served,
+    Settings,
+    environment,
+    run,
+    serving,
+    without_uvloop,
+)
 from tests.live.process import write_config as write
 from tests.support.backend import FakeQmail
 from tests.support.smtp_client import RawClient
@@ -426,6 +433,7 @@ async def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
         sys.executable,
         *("-m", "proxy", "serve", "-c", str(config)),
         stderr=asyncio.subprocess.PIPE,
+        env=environment(),
     )
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 2
