@@ -11,11 +11,14 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proxy import __version__
+
+if TYPE_CHECKING:
+    from proxy.config import Config
 
 USAGE_OR_CONFIG = 2
 
@@ -34,6 +37,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
+        # The loader opens it; access(2) knows nothing of capabilities.
+        readable=False,
         help="The configuration; else $BACKSTOP_CONFIG, else"
         " /etc/backstop/config.toml, else ./config.toml.",
     ),
@@ -67,7 +72,7 @@ def backstop(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run the front door in the foreground; logs go to standard error."""
-    from proxy.config import Config, ConfigError, load
+    from proxy.config import ConfigError, load
 
     def read() -> Config:
         return load(config, os.environ)
@@ -131,6 +136,8 @@ def explain(
         client,
         None if relayclient is None else os.fsencode(relayclient),
     )
+    if settings.process.keep_read_capability is False:
+        _as_the_service(settings)
     given = [os.fsencode(address) for address in addresses]
     raise typer.Exit(explanation.run(settings, given, asked, as_json=as_json))
 
@@ -161,6 +168,16 @@ def _check_ip(text: str) -> None:
         raise typer.BadParameter(
             f"{text!a} is not an IP address", param_hint="--client"
         ) from None
+
+
+def _as_the_service(settings: Config) -> None:
+    """Be its user, if it may not read everything: the answers are the same."""
+    from proxy import privileges
+
+    try:
+        privileges.settle(settings.process)
+    except privileges.PrivilegeError as error:
+        raise _config_error(error) from error
 
 
 def _config_error(error: Exception) -> typer.Exit:

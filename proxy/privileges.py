@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import json
 import os
 import pwd
 from collections.abc import Iterator
@@ -27,7 +28,19 @@ qmaild is the user of qmail-smtpd (INSTALL.ids)."""
 
 
 class PrivilegeError(Exception):
-    """Rights that cannot be given up or kept; the text names key and remedy."""
+    """Rights that cannot be given up or kept: ``key`` of ``[process]`` with its
+    ``value``, ``what`` is wrong, the ``remedy``."""
+
+    def __init__(self, key: str, value: object, what: str, remedy: str) -> None:
+        super().__init__(key, value, what, remedy)
+        self.key = key
+        self.what = what
+        self.remedy = remedy
+        shown = "" if value is None else f" = {json.dumps(value)}"
+        self._text = f"process.{key}{shown}: {what} ({remedy})"
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class RunUser(NamedTuple):
@@ -41,11 +54,12 @@ class RunUser(NamedTuple):
 
 class Rights(NamedTuple):
     """What the process is now.  ``reads_all``: it has CAP_DAC_READ_SEARCH, or
-    is root; ``warnings`` are for the log."""
+    is root; ``warnings`` and lighter ``hints`` are for the administrator."""
 
     user: str
     reads_all: bool
     warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         read = "may read every file" if self.reads_all else "reads what that user may"
@@ -53,6 +67,8 @@ class Rights(NamedTuple):
 
 
 _STAY = "or set process.allow_root = true to run as root"
+_USERADD = "useradd --system --no-create-home"
+_REPORT = f"this should not be: report it, {_STAY}"
 
 
 def is_root() -> bool:
@@ -69,9 +85,8 @@ def run_user(process: Process) -> RunUser:
     if process.group is not None:
         found = found._replace(gid=_group(process.group))
     if found.uid == 0:
-        raise PrivilegeError(
-            f'process.user = "{found.name}" is root: name another user, {_STAY}'
-        )
+        remedy = f"name another user, {_STAY}"
+        raise PrivilegeError("user", process.user, "this is root", remedy)
     return found._replace(usual=usual)
 
 
@@ -81,9 +96,10 @@ def _usual() -> RunUser:
             entry = pwd.getpwnam(name)
             return RunUser(name, entry.pw_uid, entry.pw_gid)
     raise PrivilegeError(
-        "started as root, and there is no user backstop to become: make it"
-        " (useradd --system --no-create-home backstop), name one in process.user,"
-        f" {_STAY}"
+        "user",
+        None,
+        "started as root, and there is no user backstop to become",
+        f"make it: {_USERADD} backstop; or name another one, {_STAY}",
     )
 
 
@@ -99,24 +115,18 @@ def _user(name: str, group: str | None) -> RunUser:
         if group is not None:
             return RunUser(name, uid, _group(group))
     except (KeyError, OverflowError):
-        raise PrivilegeError(
-            f'process.user = "{name}": there is no such user (make it: useradd'
-            f" --system --no-create-home {name})"
-        ) from None
-    raise PrivilegeError(
-        f'process.user = "{name}" is in no passwd entry that would tell its group:'
-        " set process.group too"
-    )
+        remedy = f"make it: {_USERADD} {name}"
+        raise PrivilegeError("user", name, "no such user", remedy) from None
+    what = "no passwd entry tells its group"
+    raise PrivilegeError("user", name, what, "set process.group too")
 
 
 def _group(name: str) -> int:
     try:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise PrivilegeError(
-            f'process.group = "{name}": there is no such group (make it: groupadd'
-            f" --system {name})"
-        ) from None
+        remedy = f"make it: groupadd --system {name}"
+        raise PrivilegeError("group", name, "no such group", remedy) from None
 
 
 def settle(process: Process) -> Rights:
@@ -134,12 +144,15 @@ def settle(process: Process) -> Rights:
         _become(user, keep)
     except OSError as error:
         raise PrivilegeError(
-            f'cannot become process.user "{user.name}": {error.strerror} (in a'
-            " container without CAP_SETUID and CAP_SETGID, start it as that user,"
-            f" {_STAY})"
+            "user",
+            user.name,
+            f"cannot become that user: {error.strerror}",
+            "in a container without CAP_SETUID and CAP_SETGID, start it as that user,"
+            f" {_STAY}",
         ) from error
     _verify(user, keep)
-    return Rights(user.name, keep, tuple(_doubts(user, process, keep)))
+    warnings = tuple(_doubts(user, process, keep))
+    return Rights(user.name, keep, warnings, tuple(_hints(user)))
 
 
 def _can_keep(wanted: bool | None) -> bool:
@@ -153,14 +166,12 @@ def _can_keep(wanted: bool | None) -> bool:
         try:
             if capabilities.permitted() & capabilities.DAC_READ_SEARCH:
                 return True
-            why = "the process was started without CAP_DAC_READ_SEARCH"
+            why = "started without CAP_DAC_READ_SEARCH"
         except (OSError, AttributeError) as error:
             why = f"the capabilities of the process cannot be asked for ({error})"
     if wanted:
-        raise PrivilegeError(
-            f"process.keep_read_capability = true: {why}. Give it to the service, or"
-            " set the key to false and open the homes to process.user"
-        )
+        remedy = "give it to the service; or set it to false, and open the homes"
+        raise PrivilegeError("keep_read_capability", True, why, remedy)
     return False
 
 
@@ -186,27 +197,31 @@ def _verify(user: RunUser, keep: bool) -> None:
     for regain in (os.setuid, os.seteuid):
         with contextlib.suppress(OSError):
             regain(0)
-            raise PrivilegeError(f"{regain.__name__}(0) still works: this is not safe")
+            what = f"{regain.__name__}(0) still works after giving up root"
+            raise PrivilegeError("user", user.name, what, _REPORT)
     good = os.getuid() == os.geteuid() == user.uid and os.getgroups() == []
     good = good and os.getgid() == os.getegid() == user.gid
     if good and capabilities.AVAILABLE:
         left = capabilities.permitted()
         good = left == (capabilities.DAC_READ_SEARCH if keep else 0)
     if not good:
-        raise PrivilegeError(f"not all of root's rights are gone as {user.name}")
+        what = "not all of root's rights are gone"
+        raise PrivilegeError("user", user.name, what, _REPORT)
 
 
 def _doubts(user: RunUser, process: Process, keep: bool) -> Iterator[str]:
-    if user.usual and user.name == "nobody":
-        yield (
-            "process.user is not set, and there is no user backstop: runs as nobody,"
-            " which others may run as too (make a user of its own: useradd --system"
-            " --no-create-home backstop)"
-        )
     if process.keep_read_capability is None and not keep:
         yield (
             "without CAP_DAC_READ_SEARCH recipients whose home or .qmail is closed to"
             f" {user.name} are deferred (backstop check names them)"
+        )
+
+
+def _hints(user: RunUser) -> Iterator[str]:
+    if user.usual and user.name == "nobody":
+        yield (
+            "there is no user backstop: runs as nobody, as others may too (make a user"
+            f" of its own: {_USERADD} backstop)"
         )
 
 

@@ -130,6 +130,8 @@ async def _serve(config: Config, reload: Reload, share: Share) -> int:
     except _TROUBLE as error:
         return _cannot_start(error)
     finally:
+        # The handlers end with the loop: one more TERM must not spoil the status.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         log.close()
 
 
@@ -140,7 +142,7 @@ def _logger(config: Config, schedule: Schedule | None) -> Logger:
 
 def _say_rights(config: Config, rights: Rights, say: Say) -> None:
     say("info", str(rights))
-    for warning in (*rights.warnings, *_unreadable(config)):
+    for warning in (*rights.hints, *rights.warnings, *_unreadable(config)):
         say("warning", warning)
 
 
