@@ -72,6 +72,7 @@ async def run(
     env: Mapping[str, str] | None = None,
     given: bytes = b"",
     within: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> tuple[int, str, str]:
     """Run the command to its end: exit status, standard output and error."""
     process = await asyncio.create_subprocess_exec(
@@ -81,6 +82,7 @@ async def run(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment(env),
+        pass_fds=pass_fds,
     )
     try:
         out, err = await asyncio.wait_for(process.communicate(given), PATIENCE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGKILL, SIGTERM
@@ -19,7 +18,7 @@ from tests.live.surroundings import (
     NOT_ALLOWED,
     as_nobody,
     modules,
-    open_python,
+    public_python,
     status_of,
     wants_root,
 )
@@ -31,13 +30,6 @@ from tests.support.smtp_client import RawClient
 READ = "0" * 15 + "4"
 NONE = "0" * 16
 DROPPED = {"process.user": str(NOBODY), "process.group": str(NOBODY)}
-
-
-@pytest.fixture
-def closed(host: Path) -> Path:
-    """The host, with a home that only its owner may search."""
-    (host / "home/alice").chmod(0o700)
-    return host
 
 
 def rights_of(process: int) -> dict[str, str]:
@@ -84,17 +76,6 @@ async def test_root_becomes_the_user_and_keeps_one_right(
         await served.said("configuration reloaded", times=workers)
 
 
-@pytest.fixture
-def public(closed: Path) -> Iterator[Path]:
-    """The host in a directory that everybody may search."""
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        place.chmod(0o755)
-        closed.rename(place / "host")
-        adopt(place / "host", place / "host")
-        yield place
-
-
 async def test_without_the_right_closed_homes_are_deferred(
     public: Path, settings: Settings
 ) -> None:
@@ -115,15 +96,6 @@ async def test_without_the_right_closed_homes_are_deferred(
         code, out, err = await run("check", "-c", config, env=env)
         assert "home/alice: the front door's own user may not look" in out, err
         assert "home/bob" not in out
-
-
-def public_python() -> str:
-    """For processes that may read nothing of root's."""
-    wants_root("setpriv")
-    python = open_python()
-    if not python:
-        pytest.skip("this Python lies where other users may not look")
-    return python
 
 
 async def test_a_worker_that_dies_is_replaced_by_one_without_rights(
