@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import encodings.idna  # noqa: F401  (looking a name up imports it, too late)
 import os
 import signal
 import socket

@@ -17,8 +17,6 @@ from tests.live.surroundings import (
     NOBODY,
     NOT_ALLOWED,
     as_nobody,
-    modules,
-    public_python,
     status_of,
     wants_root,
 )
@@ -77,18 +75,25 @@ async def test_root_becomes_the_user_and_keeps_one_right(
 
 
 async def test_without_the_right_closed_homes_are_deferred(
-    public: Path, settings: Settings
+    public: Path, settings: Settings, fake: FakeQmail
 ) -> None:
-    python = public_python()
+    """Our own modules may be closed as well: they are read before."""
+    wants_root()
     none = {**settings, **DROPPED, "qmail.root": str(public / "host")}
     none["process.keep_read_capability"] = False
-    env = {**NOT_ALLOWED, **modules()}
-    async with serving(public, none, env, python=python) as served:
+    env = NOT_ALLOWED
+    async with serving(public, none, env) as served:
         await served.said("reads what that user may")
         status = rights_of(served.process.pid)
         assert status["CapPrm"] == status["CapEff"] == NONE
         asked = [b"alice@example.test", b"bob@example.test", b"no@example.test"]
         assert await codes_for(served, *asked) == [451, 250, 550]
+        for page in ("/", "/metrics", "/readyz"):
+            assert (await served.get(page))[0] == 200
+        named = {**none, "backend.address": f"localhost:{fake.port}"}
+        await served.reload(named)
+        await served.said("configuration reloaded")
+        await mail_goes_through(served, b"bob@example.test")
         config = str(served.config)
         address = ("--json", "-c", config, "alice@example.test")
         code, out, err = await run("explain", *address, env=env)
