@@ -10,6 +10,7 @@ and nothing from elsewhere, and its policy forbids both.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -74,6 +75,7 @@ class StatusInfo(NamedTuple):
     addresses: tuple[str, ...]
     backend: str
     backend_state: str
+    configuration: str = "as at the start"
 
 
 Readiness = Callable[[], str]
@@ -132,6 +134,7 @@ def page(
         ("up for", _duration(now - metrics.started)),
         ("listening on", ", ".join(info.addresses) or "nothing"),
         ("backend", f"{info.backend} ({info.backend_state})"),
+        ("configuration", info.configuration),
         ("sessions now", str(metrics.sessions)),
         ("connections", str(metrics.connections)),
         ("recipients prevented", str(metrics.answered("reject"))),
@@ -211,12 +214,19 @@ class StatusServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port, chosen by the system for 0.  Raises ``OSError``."""
+        return await self._start(lambda runner: web.TCPSite(runner, host, port))
+
+    async def start_on(self, sock: socket.socket) -> int:
+        """As :meth:`start`, on a socket that is bound."""
+        return await self._start(lambda runner: web.SockSite(runner, sock))
+
+    async def _start(self, site: Callable[[web.AppRunner], web.BaseSite]) -> int:
         runner = web.AppRunner(
             self._application(), access_log=None, shutdown_timeout=1.0
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            await site(runner).start()
         except BaseException:
             await runner.cleanup()
             raise
