@@ -28,6 +28,7 @@ from proxy.front.sockets import (
     shown,
     split_address,
 )
+from proxy.interlock import Interlock
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger, Schedule
 from proxy.observe.metrics import Metrics
@@ -77,6 +78,7 @@ class Service:
         self.recent = Recent()
         self.door: Door | None = None
         self.backend: Backend | None = None
+        self.interlock: Interlock | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -121,13 +123,32 @@ class Service:
             self._servers.append(server)
             self.addresses.append(shown(sock))
         self._listening = True
-        if config.status.address and (self._share is None or not self._share.worker):
-            await self._start_status(config.status.address)
+        if self._share is None or not self._share.worker:
+            self._start_interlock(self.backend)
+            if config.status.address:
+                await self._start_status(config.status.address)
         self._sweep()
         self._started = True
         self._say_started()
+        self._say_trouble(host)
+
+    def _start_interlock(self, backend: Backend) -> None:
+        relay = self.config.relay
+        interlock = Interlock(
+            backend,
+            self.log.notice,
+            relay.interlock_interval,
+            trusting=bool(relay.trusted),
+        )
+        self.interlock = interlock
+        self.metrics.interlock = lambda: interlock.state
+
+    def _say_trouble(self, host: QmailHost) -> None:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
+        if self._share is None or not self._share.worker:  # once is enough
+            for warning in assemble.relay_warnings(self.config, host):
+                self.log.notice("warning", warning)
 
     def _own_sockets(self) -> Sequence[socket.socket]:
         share = self._share
@@ -178,14 +199,22 @@ class Service:
         backend.use(assemble.backend_settings(config))
         kept = _restart_only(self.config, config)
         self.config = config
+        if self.interlock is not None:
+            relay = config.relay
+            self.interlock.configure(
+                relay.interlock_interval, trusting=bool(relay.trusted)
+            )
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
+        self._say_trouble(host)
         if kept:
             self.log.notice("warning", f"only a restart changes {', '.join(kept)}")
 
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
         self._listening = False
+        if self.interlock is not None:
+            self.interlock.close()
         for server in self._servers:
             server.close()
         for sock in self._sockets:
@@ -225,6 +254,8 @@ class Service:
             self._share.board.show(self._share.worker, self.metrics.snapshot())
         if self.door is not None:
             self.door.sweep()
+            if self.interlock is not None and self._listening:
+                self.interlock.tick()
             loop = self.door.loop
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -246,6 +277,8 @@ class Service:
             addresses=tuple(self.addresses),
             backend=str(backend.settings) if backend else "",
             backend_state=self._backend_state(),
+            relaying=self.interlock.shown if self.interlock else "not asked",
+            warning=self.interlock.warning if self.interlock else "",
         )
 
     def _door_settings(self, config: Config, host: QmailHost) -> DoorSettings:
