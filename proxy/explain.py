@@ -17,7 +17,7 @@ import textwrap
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from proxy import assemble
@@ -127,7 +127,7 @@ class Explainer:
         if not isinstance(answer, Verdict):
             answer = self._wait(answer)
         if self._trust is not None:
-            answer.trace = [self._trust, *answer.trace]
+            answer = replace(answer, trace=[self._trust, *answer.trace])
         dialogue = self._refusal(given) if raw else None
         return Explanation(given, address, answer, dialogue)
 

@@ -123,16 +123,22 @@ class Service:
             self._servers.append(server)
             self.addresses.append(shown(sock))
         self._listening = True
-        if self._share is None or not self._share.worker:
-            self._start_interlock(self.backend)
-            if config.status.address:
-                await self._start_status(config.status.address)
+        if config.status.address and (self._share is None or not self._share.worker):
+            await self._start_status(config.status.address)
+        self._start_interlock(self.backend)
         self._sweep()
         self._started = True
         self._say_started()
         self._say_trouble(host)
 
+    @property
+    def _first(self) -> bool:
+        """Alone, or the one of several workers that does what one should do."""
+        return self._share is None or not self._share.worker
+
     def _start_interlock(self, backend: Backend) -> None:
+        if not self._first:
+            return
         relay = self.config.relay
         interlock = Interlock(
             backend,
@@ -146,7 +152,7 @@ class Service:
     def _say_trouble(self, host: QmailHost) -> None:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
-        if self._share is None or not self._share.worker:  # once is enough
+        if self._first:
             for warning in assemble.relay_warnings(self.config, host):
                 self.log.notice("warning", warning)
 
