@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.config import Config
+from proxy.front.trusted import Trusted
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import HostSettings, QmailHost
+from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.view import DirectoryView
 from proxy.rules.engine import Engine
 from proxy.rules.qmail import QmailRule
@@ -64,7 +66,11 @@ def engine(
     """
     guard = serving and not config.relay.allow_missing_rcpthosts
     # There is one type so far.
-    rules = [QmailRule(host, guard_relay=guard) for _ in config.rules]
+    percenthack = config.relay.allow_percenthack
+    rules = [
+        QmailRule(host, guard_relay=guard, allow_percenthack=percenthack)
+        for _ in config.rules
+    ]
     return Engine(rules, observe=config.mode == "observe", on_error=on_error)
 
 
@@ -114,6 +120,30 @@ def relay_problem(config: Config, host: QmailHost) -> str:
     )
 
 
+def relay_warnings(config: Config, host: QmailHost) -> list[str]:
+    """What lets strangers relay although rcpthosts is there, in words."""
+    if not config.relay.allow_percenthack:
+        return []
+    try:
+        opened = opened_domains(host.moment())
+    except (ControlError, KernelError, CannotTell):
+        return []  # trouble() tells of it
+    return [
+        f"control/percenthack lets everybody relay: qmail sends mail for"
+        f" user%any.where@{name.decode('latin-1')} to any.where (take the domain out"
+        " of it, or set relay.allow_percenthack = false)"
+        for name in opened[:_WARNINGS_MAX]
+    ]
+
+
+_WARNINGS_MAX = 5
+
+
+def trusted(config: Config) -> Trusted:
+    """The clients that may relay."""
+    return Trusted(config.relay.trusted)
+
+
 def backend_settings(config: Config) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take."""
     from proxy.backend.pool import BackendSettings
@@ -149,6 +179,7 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
         data_timeout=limits.data_timeout,
         announced_size=limits.message_size or databytes,
         received=config.message.received,
+        trusted=trusted(config),
         session=Limits(
             command_length=limits.command_length,
             unknown_recipients=limits.unknown_per_session,

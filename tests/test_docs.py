@@ -24,7 +24,6 @@ PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted(ROOT.glob("docs/
 NOT_IN_EFFECT = {
     "limits.harvest_defence",
     "limits.session_age",
-    "relay.trusted",
 }
 
 

@@ -121,6 +121,10 @@ class Backend:
         else:
             self._end(channel)
 
+    def finish(self, channel: Channel) -> None:
+        """End a connection that is not to be used again, politely if it can be."""
+        self._end(channel)
+
     def discard(self, channel: Channel) -> None:
         """End a connection at once: what is on its way must not arrive."""
         channel.discard()

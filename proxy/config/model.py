@@ -21,10 +21,10 @@ from proxy.config.values import (
     Character,
     Descriptor,
     HostName,
-    IPNetwork,
     IPv4,
     ListenAddress,
     Processes,
+    RelayNetwork,
     Seconds,
     Text,
     Whole,
@@ -264,16 +264,28 @@ class Relay(Section):
     """Who may send to other hosts' recipients. qmail sees our address, not the
     client's, so this is decided here and not by qmail's tcprules."""
 
-    trusted: Annotated[tuple[IPNetwork, ...], BeforeValidator(split_list)] = Field(
+    trusted: Annotated[tuple[RelayNetwork, ...], BeforeValidator(split_list)] = Field(
         default=(),
-        description="Networks whose clients may send to any domain, like"
-        ' RELAYCLIENT in tcprules: ["192.0.2.0/24", "2001:db8::/32"]. Not in effect'
-        " yet: nobody may, whatever stands here.",
+        description="Networks whose clients may send to any domain, as with"
+        ' RELAYCLIENT="" in tcprules: ["192.0.2.0/24", "2001:db8::/32"]. qmail-smtpd'
+        " must let them, too: RELAYCLIENT set for the front door's own address.",
     )
     allow_missing_rcpthosts: bool = Field(
         default=False,
         description="Without control/rcpthosts qmail takes mail for every domain: an"
         " open relay. Set this to true if that is what you want.",
+    )
+    allow_percenthack: bool = Field(
+        default=True,
+        description="Where control/percenthack names one of your domains, anybody may"
+        " send to user%any.where@your.domain: qmail relays it. Set this to false to"
+        " refuse what leads to a domain that is not in rcpthosts.",
+    )
+    interlock_interval: Seconds = Field(
+        default=300.0,
+        description="Seconds between two questions to qmail-smtpd whether it would"
+        " relay for us; the log, metrics, /readyz and the status page tell. No mail"
+        " is sent. 0: never ask.",
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.pool import Backend
+from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import Observer, Turned
 from proxy.rules.engine import Engine
 from proxy.smtp.driver import Banner, Limits
@@ -32,7 +33,8 @@ class DoorSettings:
     """Bounds of the client's side; 0 is none, times in seconds.
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
-    ``received`` puts a Received line on top of each message.
+    ``received`` puts a Received line on top of each message.  Clients in
+    ``trusted`` may relay.
     """
 
     connections: int = 4000
@@ -41,6 +43,7 @@ class DoorSettings:
     data_timeout: float = 180.0
     announced_size: int = 0
     received: bool = True
+    trusted: Trusted = NOBODY
     session: Limits = field(default_factory=Limits)
 
 
@@ -121,6 +124,12 @@ class Door:
             self._by_client[key] = count
         else:
             del self._by_client[key]
+
+    def relayclient(self, client: str) -> bytes | None:
+        """RELAYCLIENT, as tcprules would set it for ``client`` (qmail-smtpd.8):
+        empty, so that nothing is appended to addresses, or not set."""
+        trusted = self.settings.trusted
+        return b"" if trusted and client in trusted else None
 
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""

@@ -57,6 +57,7 @@ class Session(SMTP):
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
+        self._relayclient: bytes | None = None
         self._id = ""
         self._began = 0.0
         self._why = "client"
@@ -86,6 +87,7 @@ class Session(SMTP):
             self._socket.write(full.wire)
             self._socket.close()
             return
+        self._relayclient = door.relayclient(self._client)
         self._id = door.next_id()
         self._began = door.loop.time()
         door.observer(Connected(self._id, self._client))
@@ -146,8 +148,8 @@ class Session(SMTP):
             self._socket.write(data)
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
-        sender = self._dialogue.sender
-        question = Question(recipient, sender, self._client, None, self._since, False)
+        sender, trust = self._dialogue.sender, self._relayclient
+        question = Question(recipient, sender, self._client, trust, self._since, False)
         verdict = self._engine.ask(question)
         self._since = time.monotonic()
         if isinstance(verdict, Verdict):

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SILENT = "silent"  # never answer
@@ -50,6 +51,7 @@ class FakeQmail:
     bytes_read: int = 0
     keep_messages: bool = True  # else their length and SHA-256
     gate: asyncio.Event | None = None  # awaited before the final reply
+    judge: Callable[[bytes], Behaviour | None] | None = None  # of RCPT's argument
 
     async def start(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,6 +159,8 @@ class _Session:
             await self.say("RCPT", b"503 MAIL first (#5.5.1)\r\n")
             return
         behaviour = self.fake.script.get("RCPT " + argument.decode("latin-1"))
+        if behaviour is None and self.fake.judge is not None:
+            behaviour = self.fake.judge(argument)
         if behaviour is not None:
             await self._do(behaviour)
             return
