@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ class Door:
     """Where clients come in.
 
     :meth:`configure` may be called at any time: sessions that are open keep
-    the rules and bounds that they began with.
+    the rules and bounds that they began with.  ``clock`` gives seconds, the
+    loop's time by default; deadlines are held against it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Door:
         observer: Observer,
         hostname: bytes,
         settings: DoorSettings,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.backend = backend
         self.observer = observer
@@ -66,7 +69,8 @@ class Door:
         self.closing = False
         self._lingering: list[tuple[float, asyncio.Transport]] = []
         self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time()
+        self._clock = clock or self.loop.time
+        self.now = self._clock()
         self._by_client: dict[str, int] = {}
         # Distinguishes this start of this process in the logs.
         self._prefix = secrets.token_hex(3)
@@ -122,7 +126,7 @@ class Door:
 
     def sweep(self) -> None:
         """Move the coarse clock and end what is overdue; once a second."""
-        self.now = now = self.loop.time()
+        self.now = now = self._clock()
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
         lingering, self._lingering = self._lingering, []

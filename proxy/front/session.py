@@ -95,8 +95,13 @@ class Session(SMTP):
     def data_received(self, data: bytes) -> None:
         if self._gone:
             return
+        # A part of a command buys no time; of a message, it does.
+        part = self._dialogue.state is State.COMMAND and b"\n" not in data
+        deadline = self.deadline
         self._dialogue.receive(data)
         self._after()
+        if part:
+            self.deadline = deadline
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read (RFC 5321 has no rule
@@ -182,9 +187,7 @@ class Session(SMTP):
             self._conversation.abort()
 
     def message_refused(self, reply: Reply) -> None:
-        reason = "the backend was lost" if reply.temporary else "by our limits"
-        if reply is replies.BARE_LF:
-            reason = "bare LF"
+        reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
         self._report_message(_outcome(reply), reply.text, reason)
 
     def close(self, why: str) -> None:
@@ -371,6 +374,15 @@ class Session(SMTP):
             )
         )
         door.leave(self, self._client)
+
+
+# Why a message was refused that was read to its end all the same.
+_REFUSED_FOR = {
+    replies.BARE_LF: "bare LF",
+    replies.TOO_BIG: "by our limits",
+    replies.BACKEND_LOST: "the backend was lost",
+    replies.BACKEND_CONFUSED: "the backend was lost",
+}
 
 
 def _outcome(reply: Reply) -> str:
