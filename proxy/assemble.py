@@ -160,6 +160,8 @@ def backend_settings(config: Config) -> BackendSettings:
         final_timeout=backend.final_timeout,
         kept=backend.pool,
         kept_seconds=backend.pool_age,
+        breaker_failures=backend.breaker_failures,
+        breaker_seconds=backend.breaker_seconds,
     )
 
 

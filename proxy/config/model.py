@@ -146,6 +146,18 @@ class Backend(Section):
         description="Seconds for which an idle connection is kept. Must be less than"
         " qmail's control/timeoutsmtpd (1200 by default).",
     )
+    breaker_failures: Whole = Field(
+        default=5,
+        description="Attempts to connect that fail in a row (no connection, no"
+        " greeting) before clients are told to come again (451) at once, without"
+        " waiting for connect_timeout. 0: always try. Other answers of the backend"
+        " never count.",
+    )
+    breaker_seconds: Seconds = Field(
+        default=2.0,
+        description="Seconds without an attempt after that. Then one client's message"
+        " tries: if it gets through, all is as before; else the pause begins anew.",
+    )
 
     @property
     def unix_path(self) -> str | None:

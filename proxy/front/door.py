@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ class Door:
     """Where clients come in.
 
     :meth:`configure` may be called at any time: sessions that are open keep
-    the rules and bounds that they began with.
+    the rules and bounds that they began with.  ``clock`` gives seconds, the
+    loop's time by default; deadlines are held against it.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Door:
         observer: Observer,
         hostname: bytes,
         settings: DoorSettings,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.backend = backend
         self.observer = observer
         self.loop = asyncio.get_running_loop()
+        self._clock = clock or self.loop.time
         self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
         self.closing = False
@@ -88,7 +92,7 @@ class Door:
     def _set_clock(self) -> None:
         """Coarse time, and when a client that is silent from now on is too
         late: the same for all sessions, so it is reckoned once."""
-        self.now = self.loop.time()
+        self.now = self._clock()
         limit = self.settings.command_timeout
         self.command_deadline = self.now + limit if limit else math.inf
 

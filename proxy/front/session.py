@@ -99,10 +99,16 @@ class Session(SMTP):
             return
         dialogue = self._dialogue
         dialogue.receive(data)
+        # A part of a command buys no time; of a message, it does.
+        whole = b"\n" in data
         if dialogue.idle and self._reading and not (self._blocked or self._eof):
-            self.deadline = self._door.command_deadline  # most often
-        else:
-            self._after()
+            if whole:  # most often
+                self.deadline = self._door.command_deadline
+            return
+        deadline = self.deadline
+        self._after()
+        if not whole and dialogue.state is State.COMMAND:
+            self.deadline = deadline
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read (RFC 5321 has no rule
@@ -188,9 +194,7 @@ class Session(SMTP):
             self._conversation.abort()
 
     def message_refused(self, reply: Reply) -> None:
-        reason = "the backend was lost" if reply.temporary else "by our limits"
-        if reply is replies.BARE_LF:
-            reason = "bare LF"
+        reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
         self._report_message(_outcome(reply), reply.text, reason)
 
     def close(self, why: str) -> None:
@@ -376,6 +380,15 @@ class Session(SMTP):
             )
         )
         door.leave(self, self._client)
+
+
+# Why a message was refused that was read to its end all the same.
+_REFUSED_FOR = {
+    replies.BARE_LF: "bare LF",
+    replies.TOO_BIG: "by our limits",
+    replies.BACKEND_LOST: "the backend was lost",
+    replies.BACKEND_CONFUSED: "the backend was lost",
+}
 
 
 def _outcome(reply: Reply) -> str:

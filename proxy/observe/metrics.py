@@ -106,7 +106,8 @@ TABLE = (
         "backstop_backend_failures_total",
         "counter",
         ("step",),
-        "Failures to use the backend, by what it was asked.",
+        "Failures to use the backend, by what it was asked (breaker: it was not, "
+        "because connecting has failed too often just now).",
     ),
     Entry(
         "backstop_limits_hit_total",
