@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.backend.channel import Channel
+from proxy.backend.client import Client
 from proxy.backend.pool import Backend
 from proxy.smtp import replies
 from proxy.smtp.command import for_backend
@@ -61,6 +62,7 @@ class Conversation:
         "_asked",
         "_backend",
         "_channel",
+        "_client",
         "_fresh",
         "_helo",
         "_left",
@@ -75,8 +77,11 @@ class Conversation:
         "_step",
     )
 
-    def __init__(self, backend: Backend, listener: Listener) -> None:
+    def __init__(
+        self, backend: Backend, listener: Listener, client: Client | None
+    ) -> None:
         self._backend = backend
+        self._client = client
         self._listener = listener
         self._channel: Channel | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -189,12 +194,12 @@ class Conversation:
         return bool(self._asked) and not self._promised and not self._fresh
 
     def _connect(self) -> None:
-        channel = None if self._fresh else self._backend.reuse()
+        channel = None if self._fresh else self._backend.reuse(self._client)
         if channel is not None:
             self._greet(channel)
             return
         self._fresh = True
-        self._opening = self._backend.open(self._greet, self._open_failed)
+        self._opening = self._backend.open(self._client, self._greet, self._open_failed)
 
     def _open_failed(self, step: str, why: str) -> None:
         self._opening = None

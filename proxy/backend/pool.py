@@ -16,6 +16,7 @@ import aiosmtplib
 
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
+from proxy.backend.client import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ class Backend:
         self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
         self.settings = settings
 
-    def reuse(self) -> Channel | None:
-        """An idle connection that is still good, if there is one."""
+    def reuse(self, client: Client | None) -> Channel | None:
+        """An idle connection that is still good for ``client``, if there is one."""
         oldest = self.now() - self.settings.kept_seconds
         while self._idle:
             channel = self._idle.pop()
@@ -111,8 +112,11 @@ class Backend:
             self._end(channel)
         return None
 
-    def open(self, on_channel: OnChannel, on_failure: OnFailure) -> asyncio.Task[None]:
-        """Make a new connection; one of the two is called when it is done.
+    def open(
+        self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
+    ) -> asyncio.Task[None]:
+        """Make a new connection on behalf of ``client``, ``None`` for our own
+        questions; one of the two is called when it is done.
 
         The task may be cancelled; then neither is, unless it is too late.
         """

@@ -52,7 +52,7 @@ class RelayProbe:
         self._answer: Answer | None = None
         self._over = False
         self._opening: asyncio.Task[None] | None = None
-        self._opening = backend.open(self._opened, self._not_opened)
+        self._opening = backend.open(None, self._opened, self._not_opened)
 
     def cancel(self) -> None:
         """Ask no further, and close at once."""

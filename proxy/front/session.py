@@ -19,6 +19,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
+from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
 from proxy.front.door import Door
 from proxy.observe.events import (
@@ -166,7 +167,7 @@ class Session(SMTP):
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
         if conversation is None:
-            conversation = Conversation(self._door.backend, self)
+            conversation = Conversation(self._door.backend, self, self._who())
             self._conversation = conversation
         self._arguments.append(argument)
         dialogue = self._dialogue
@@ -251,6 +252,14 @@ class Session(SMTP):
     def relay_writable(self) -> None:
         self._blocked = False
         self._flow()
+
+    def _who(self) -> Client:
+        """Both ends of the connection; asked for when a backend is needed."""
+        ends: list[Any] = []
+        for name in ("peername", "sockname"):
+            end = self._socket.get_extra_info(name)
+            ends += end[:2] if isinstance(end, tuple) else ("", 0)
+        return Client(*ends)
 
     # Inside: verdicts.
 

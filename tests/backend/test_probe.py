@@ -81,7 +81,7 @@ async def test_an_answer(
         without_helo = [c for c in fake.commands if c != b"HELO mx.example.test"]
         assert without_helo == ASKED
         assert fake.dots == 0
-        assert backend.reuse() is None  # not kept for somebody's mail
+        assert backend.reuse(None) is None  # not kept for somebody's mail
 
 
 @pytest.mark.parametrize(

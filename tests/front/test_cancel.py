@@ -146,7 +146,7 @@ async def test_an_attempt_is_cancelled_at_every_await() -> None:
             raise AssertionError(why)
 
         for turns in range(60):
-            task = front.backend.open(given.append, failed)
+            task = front.backend.open(None, given.append, failed)
             for turn in range(turns):
                 await asyncio.sleep(0)
                 if turn == 20:
@@ -184,7 +184,7 @@ async def test_closing_ends_attempts_at_every_await() -> None:
     async with running(fake=FakeQmail({"greeting": SILENT}), backend=patient) as front:
         given: list[Channel] = []
         for turns in range(30):
-            front.backend.open(given.append, lambda step, why: None)
+            front.backend.open(None, given.append, lambda step, why: None)
             for _ in range(turns):
                 await asyncio.sleep(0)
             await front.backend.close()
