@@ -31,6 +31,7 @@ from proxy.front.sockets import (
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger, Schedule
 from proxy.observe.metrics import Metrics
+from proxy.observe.quota import Limiter
 from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
 from proxy.workers import Board, Parent
@@ -71,6 +72,7 @@ class Service:
         """``share`` is this process's part of the work, if it is not alone."""
         self.config = config
         self.log = log
+        self._limited = Limiter(log)
         self._reload = reload
         self._share = share
         self.metrics = Metrics(__version__)
@@ -96,7 +98,7 @@ class Service:
         if problem:
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
-        observers: list[Observer] = [self.log, self.metrics, self.recent]
+        observers: list[Observer] = [self._limited, self.metrics, self.recent]
         observer = _all(observers)
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
@@ -200,6 +202,7 @@ class Service:
             await self.backend.close()
         if self._status is not None:
             await self._status.stop()
+        self._limited.close()
         if self._started:
             self.log.notice("info", "stopped")
         self.log.flush()
@@ -220,6 +223,7 @@ class Service:
         await asyncio.sleep(0)
 
     def _sweep(self) -> None:
+        self._limited.turn()
         self.log.flush()  # an idle service empties its queue, too
         if self._share is not None:
             self._share.board.show(self._share.worker, self.metrics.snapshot())
@@ -285,7 +289,8 @@ class Service:
         return ""
 
     def _rule_failed(self, rule: str, error: Exception) -> None:
-        self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
+        kind = f"rule {rule}: {type(error).__name__}"
+        self._limited.notice(kind, "error", f"{kind}: {error}")
 
     def _say_started(self) -> None:
         if self._status is not None and self.config.status.address:
