@@ -6,7 +6,7 @@ people's clients in tests/live/test_clients.py.
 
 from __future__ import annotations
 
-import dkim
+import dkim  # type: ignore[import-untyped]
 import pytest
 
 from proxy.front.door import DoorSettings

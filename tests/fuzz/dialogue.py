@@ -6,7 +6,7 @@ the rest is what the client sends.
 
 from __future__ import annotations
 
-from itertools import chain, cycle
+from itertools import cycle
 
 from proxy.smtp import replies
 from proxy.smtp.command import CONTROL
@@ -41,8 +41,8 @@ BACKEND = {
     "rcpt": (Reply(250, b"ok"), Reply(550, b"no"), Reply(451, b"later")),
     "data": (Reply(354, b"go"), Reply(451, b"later"), Reply(354, b"go")),
     "dot": (Reply(250, b"ok 1 qp 2"), Reply(554, b"no"), Reply(451, b"later")),
-    "verdict": (Pending.ACCEPTED, replies.NO_SUCH_RECIPIENT, replies.MAILBOX_DEFERRED),
 }
+VERDICTS = (Pending.ACCEPTED, replies.NO_SUCH_RECIPIENT, replies.MAILBOX_DEFERRED)
 
 
 class _World:
@@ -78,7 +78,7 @@ class _World:
         if kind == 3:
             self.owed.append("verdict")
             return Pending.LATER
-        return BACKEND["verdict"][kind]
+        return VERDICTS[kind]
 
     def relay_recipient(self, argument: bytes) -> None:
         assert CONTROL.search(argument) is None
@@ -125,11 +125,11 @@ class _World:
 
     def answer(self) -> None:
         question = self.owed.pop(0)
-        reply = BACKEND[question][self.choose(3)]
+        choice = self.choose(3)
         if question == "verdict":
-            self.dialogue.decided(reply)
+            self.dialogue.decided(VERDICTS[choice])
             return
-        assert isinstance(reply, Reply)
+        reply = BACKEND[question][choice]
         if question == "rcpt":
             self.dialogue.recipient_answered(reply)
         elif question == "data":
@@ -191,5 +191,4 @@ def _said_well(world: _World) -> None:
         # Nothing is held but the beginning of a line.
         assert world.dialogue.held <= 300
     codes = [line[:3] for line in lines if line[3:4] == b" "]
-    last = [code for code in chain(codes[:-1]) if code in (b"421", b"221")]
-    assert not last, "something was said after the end"
+    assert not {b"421", b"221"} & set(codes[:-1]), "something was said after the end"
