@@ -35,6 +35,7 @@ def error_of(path: pathlib.Path | None, environ: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_configurations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C: one line for each error; C-unknown-key names the nearest known one."""
     monkeypatch.chdir(HERE / "bad_configs" / name)
     expected = pathlib.Path("expected").read_text()
     told = error_of(pathlib.Path("config.toml"), {})
@@ -93,6 +94,8 @@ def test_it_cannot_be_changed() -> None:
 
 
 class TestExample:
+    """C-example, C-docs: as shipped, and in step with the models."""
+
     def test_is_what_the_models_say(self) -> None:
         assert (HERE.parent / "config.example.toml").read_text() == example()
 
@@ -163,6 +166,8 @@ class TestWhere:
 
 
 class TestEnvironment:
+    """C-env, C-secret-file."""
+
     def test_it_wins(self, tmp_path: pathlib.Path) -> None:
         path = written(tmp_path, SMALLEST + "[limits]\nconnections = 1\n")
         config = load(

@@ -198,7 +198,7 @@ PUBLIC = (
 @pytest.mark.parametrize("received", [True, False], ids=["received", "bare"])
 @pytest.mark.parametrize("canonical", [b"simple", b"relaxed"])
 async def test_x_dkim(received: bool, canonical: bytes) -> None:
-    """A signature over headers and body still verifies behind the front door."""
+    """X-dkim: a signature over headers and body still verifies."""
     kind = b"RSA PRIVATE KEY-----"
     private = b"-----BEGIN %s\n%s\n-----END %s\n" % (kind, PRIVATE, kind)
     mail = (

@@ -114,7 +114,8 @@ async def test_a_line_end_ends_the_command_here(line: bytes, evil: bytes) -> Non
 @pytest.mark.parametrize("kind", list(Kind))
 @pytest.mark.parametrize("late", [False, True])
 async def test_i_rcpt_crlf_via_every_rule_output(kind: Kind, late: bool) -> None:
-    """A rule's texts may come from anywhere: none ends a line."""
+    """I-rcpt-crlf-via-every-rule-output: a rule's texts may come from anywhere;
+    none ends a line."""
     code = {Kind.ACCEPT: 250, Kind.REJECT: 550, Kind.DEFER: 451}[kind]
     evil = b"x\r\nRCPT TO:<evil@evil.test>\r\n250 ok"
     text = evil.decode()
@@ -246,7 +247,7 @@ async def test_bad_commands_are_not_logged_at_all() -> None:
 
 
 async def test_i_metrics_label() -> None:
-    """Nothing of what is sent is a label; the number of series stays."""
+    """I-metrics-label: nothing of what is sent is one; the number of series stays."""
     metrics = Metrics()
     fake = FakeQmail({"RCPT": b"550 gone \x9b\r\n"})
     async with running(fake=fake, settings=FREE) as front:

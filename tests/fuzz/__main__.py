@@ -19,7 +19,10 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         sys.exit(f"usage: python -m tests.fuzz {{{','.join(NAMES)}}} [options]")
     name = sys.argv.pop(1)
-    atheris = importlib.import_module("atheris")
+    try:
+        atheris = importlib.import_module("atheris")
+    except ImportError:
+        sys.exit("atheris is not installed: pip install -e '.[fuzz]'")
     with atheris.instrument_imports(include=["proxy"]):
         target = load(name)
     with tempfile.TemporaryDirectory() as place:

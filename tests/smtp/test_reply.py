@@ -3,6 +3,7 @@ they are cut."""
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -43,7 +44,7 @@ def test_round_trip_however_it_is_cut(replies: list[Reply], cuts: list[int]) -> 
     wire = b"".join(reply.wire for reply in replies)
     assert read(wire) == (replies, "")
     edges = [0, *sorted(cuts), len(wire)]
-    chunks = [wire[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [wire[a:b] for a, b in itertools.pairwise(edges)]
     assert read(*chunks) == (replies, "")
     assert read(*(wire[at : at + 1] for at in range(len(wire)))) == (replies, "")
 

@@ -71,7 +71,7 @@ def test_a_message_that_begins_with_it(sequence: bytes) -> None:
 
 @every_sequence
 def test_s_toobig(sequence: bytes) -> None:
-    """A dot that is hidden behind the limit ends nothing."""
+    """S-toobig: a dot that is hidden behind the limit ends nothing."""
     limits = Limits(message_size=100)
     message = b"x" * 101 + sequence + FORGED
     for pieces in cuts_of(BEGIN + message + END + b"NOOP\r\n"):
@@ -85,9 +85,9 @@ def test_s_toobig(sequence: bytes) -> None:
 
 
 def test_s_crcrlf_crlf() -> None:
-    """A true end after a stray CR, to qmail-smtpd too: whoever sends it has to
-    stuff the dot, because it stands after CRLF.  What follows is the client's
-    own next command."""
+    """S-crcrlf.crlf: a true end after a stray CR, to qmail-smtpd too: whoever
+    sends it has to stuff the dot, because it stands after CRLF.  What follows is
+    the client's own next command."""
     for pieces in cuts_of(BEGIN + b"hello\r\r\n.\r\nNOOP\r\n"):
         driver = fed(pieces)
         assert codes(driver.sent) == [220, 250, 250, 354, 250, 250]
@@ -95,7 +95,7 @@ def test_s_crcrlf_crlf() -> None:
 
 
 def test_s_stuffed() -> None:
-    """Stuffed dots are the backend's to take away: once, by one reader."""
+    """S-stuffed: such dots are the backend's to take away: once, by one reader."""
     message = b"..\r\n..two\r\nmid.dle\r\n...\r\nend..\r\n"
     for pieces in cuts_of(BEGIN + message + b".\r\n"):
         driver = fed(pieces)
@@ -113,7 +113,7 @@ def test_s_stuffed() -> None:
 )
 @pytest.mark.parametrize("accepted", [True, False])
 def test_s_bdat(payload: bytes, accepted: bool) -> None:
-    """Not offered; where it could be followed by a message, that is not read."""
+    """S-bdat: where a message could follow it, that is not read."""
     begin = BEGIN.removesuffix(b"DATA\r\n")
     bdat = b"BDAT %d LAST\r\n" % len(payload)
     for pieces in cuts_of(begin + bdat + payload):
@@ -138,8 +138,8 @@ def test_s_bdat_without_a_recipient_is_any_unknown_command() -> None:
 
 
 def test_s_command_lf() -> None:
-    """A lone LF ends a command, as in qmail-smtpd (commands.c); each is judged
-    by itself, and the backend gets it with CRLF."""
+    """S-command-lf: a lone LF ends a command, as in qmail-smtpd (commands.c);
+    each is judged by itself, and the backend gets it with CRLF."""
     driver = MemoryDriver(
         lambda r: Pending.ACCEPTED if b"example" in r else replies.NOT_RELAYED
     )
@@ -165,7 +165,7 @@ def test_s_command_lf() -> None:
     ],
 )
 def test_s_command_nul(line: bytes) -> None:
-    """Two readers of one command: a C string ends at NUL, ours does not."""
+    """S-command-nul: a C string ends at NUL, ours does not."""
     begin = b"MAIL FROM:<a@b.test>\r\n"
     for pieces in cuts_of(begin + line + b"\r\nNOOP\r\n"):
         driver = fed(pieces)
@@ -174,8 +174,8 @@ def test_s_command_nul(line: bytes) -> None:
 
 
 def test_s_command_8bit() -> None:
-    """Bytes above 127 are an address's own, as qmail has it; both readers see
-    the same ones."""
+    """S-command-8bit: bytes above 127 are an address's own, as qmail has it;
+    both readers see the same ones."""
     odd = b"TO:<\xfc\x80\xff@example.test>"
     for pieces in cuts_of(b"MAIL FROM:<a@b.test>\r\nRCPT " + odd + b"\r\n"):
         driver = fed(pieces)
