@@ -15,7 +15,7 @@ from typing import Protocol
 
 import aiosmtplib
 
-from proxy.smtp.reply import Reply, ReplyReader
+from proxy.smtp.reply import BadReply, Reply, ReplyReader
 
 OnReply = Callable[[Reply], None]
 
@@ -131,8 +131,12 @@ class Channel(asyncio.Protocol):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
-        for reply in reader.feed(data):
+        try:
+            replies = self._reader.feed(data)
+        except BadReply as error:
+            self.drop(f"{self.step}: {error}")
+            return
+        for reply in replies:
             if self.lost_why:
                 return
             if not self._waiting:
@@ -141,8 +145,6 @@ class Channel(asyncio.Protocol):
             self._waiting.popleft()(reply)
             if not self._waiting and self._unsent:
                 self._send_next()
-        if reader.trouble:
-            self.drop(f"{self.step}: {reader.trouble}")
 
     def eof_received(self) -> bool:
         self.drop(f"{self.step}: the backend closed the connection")

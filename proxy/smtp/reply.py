@@ -63,6 +63,10 @@ def _clean(line: bytes) -> bytes:
     return _UNPRINTABLE.sub(b"?", line)[: _LINE_MAX - 4]
 
 
+class BadReply(Exception):
+    """What a server sent is not a reply; ``args[0]`` says why."""
+
+
 _REPLY_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\n]*))?")
 
 
@@ -76,57 +80,57 @@ _KNOWN_LENGTH = 64
 class ReplyReader:
     """Takes replies out of a stream of bytes, however it is cut.
 
-    ``trouble`` becomes the reason as soon as something comes that is not a
-    reply, or that is longer than ``limit`` bytes; what came before it was
-    returned, and nothing is read any more.
+    Bounded: a reply longer than ``limit`` bytes is a :class:`BadReply`.
     """
 
-    __slots__ = ("_buffer", "_limit", "_lines", "trouble")
+    __slots__ = ("_buffer", "_limit", "_lines")
 
     def __init__(self, limit: int = 65536) -> None:
         self._buffer = b""
         self._lines: list[bytes] = []
         self._limit = limit
-        self.trouble = ""
 
     @property
     def empty(self) -> bool:
         """Whether nothing of an unfinished reply is held."""
-        return not self._buffer and not self._lines and not self.trouble
+        return not self._buffer and not self._lines
 
     def feed(self, data: bytes) -> list[Reply]:
-        """The replies that ``data`` completes."""
-        if self.trouble:
-            return []
+        """The replies that ``data`` completes; raises :class:`BadReply`."""
+        if self._lines:  # the end of a reply means nothing by itself
+            return self._read(self._buffer + data)
         if self._buffer:
             data = self._buffer + data
-        if self._lines:  # the end of a reply means nothing by itself
-            return self._read(data)
-        known = _KNOWN.get(data)
-        if known is not None:
-            self._buffer = b""
-            return known
+        else:
+            known = _KNOWN.get(data)
+            if known is not None:
+                return known
         replies = self._read(data)
         if len(data) <= _KNOWN_LENGTH and len(_KNOWN) < _KNOWN_MAX and self.empty:
             _KNOWN[data] = replies
         return replies
 
     def _read(self, data: bytes) -> list[Reply]:
-        replies: list[Reply] = []
+        replies = []
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
-            line = data[start:end].removesuffix(b"\r")
-            match = _REPLY_LINE.fullmatch(line)
-            if match is None:
-                self.trouble = "not a reply line: " + repr(line[:80])[1:]
-                return replies
-            self._lines.append(match[3] or b"")
-            if match[2] != b"-":
-                replies.append(Reply(int(match[1]), *self._lines))
-                self._lines = []
+            reply = self._line(data[start:end].removesuffix(b"\r"))
+            if reply is not None:
+                replies.append(reply)
             start = end + 1
         self._buffer = data[start:]
         held = len(self._buffer) + sum(map(len, self._lines))
         if held > self._limit or len(self._lines) > _LINES_MAX:
-            self.trouble = "endless reply"
+            raise BadReply("endless reply")
         return replies
+
+    def _line(self, line: bytes) -> Reply | None:
+        match = _REPLY_LINE.fullmatch(line)
+        if match is None:
+            raise BadReply("not a reply line: " + repr(line[:80])[1:])
+        self._lines.append(match[3] or b"")
+        if match[2] == b"-":
+            return None
+        reply = Reply(int(match[1]), *self._lines)
+        self._lines = []
+        return reply

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.smtp.command import CONTROL, for_backend, parameters, split_line
+import re
+
+from proxy.smtp.command import for_backend, parameters, split_line
 from proxy.smtp.path import address_literal, path_end, read_path
 from tests.support.addrparse import cut_like_c
 
@@ -27,6 +29,8 @@ TOKENS = (
     b" SIZE=<a@b>",
     b" ORCPT=rfc822;a",
 )
+# Everything below a blank but HT, and DEL.
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 OFFERED = frozenset({b"SIZE", b"8BITMIME", b"DSN"})
 
 

@@ -6,15 +6,18 @@ the rest is what the client sends.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import cycle
 
 from proxy.smtp import replies
-from proxy.smtp.command import CONTROL
 from proxy.smtp.dialogue import Dialogue, State
 from proxy.smtp.driver import Banner, Limits, Pending
 from proxy.smtp.path import read_path
 from proxy.smtp.reply import Reply
+from tests.fuzz.address import CONTROL
 from tests.fuzz.reply import LINE
+from tests.fuzz.targets import pieces
+from tests.support.driver import MemoryDriver
 
 ALLOWED: tuple[type[Exception], ...] = ()
 TOKENS = (
@@ -176,6 +179,26 @@ def one_input(data: bytes) -> None:
     while world.owed and not world.closed:
         world.answer()
     _said_well(world)
+    _the_same_however_cut(choices, sent)
+
+
+def _the_same_however_cut(cuts: bytes, sent: bytes) -> None:
+    """Where every answer comes at once, a transcript depends on the bytes only."""
+    whole, cut = (_answered_at_once(way) for way in ([sent], pieces(sent, cuts)))
+    assert whole == cut
+
+
+def _answered_at_once(chunks: Iterable[bytes]) -> tuple[object, ...]:
+    limits = Limits(200, unknown_recipients=3, message_size=300, declared_size=50)
+    driver = MemoryDriver(_decide, limits=limits, size=50)
+    for chunk in chunks:
+        if chunk:
+            driver.feed(chunk)
+    return driver.sent, driver.dots, driver.relayed, driver.aborts, driver.why
+
+
+def _decide(recipient: bytes) -> Reply | Pending:
+    return VERDICTS[len(recipient) % 3]
 
 
 def _said_well(world: _World) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.smtp.reply import Reply, ReplyReader
+from proxy.smtp.reply import BadReply, Reply, ReplyReader
 from tests.fuzz.targets import pieces
 
 ALLOWED: tuple[type[Exception], ...] = ()
@@ -32,10 +32,15 @@ LINE = re.compile(rb"[2-5][0-9][0-9][ -][ -~]{0,506}")
 
 def one_input(data: bytes) -> None:
     cuts, _, data = data.partition(b"\0")
-    whole = _read([data])
-    assert whole == _read(list(pieces(data, cuts)))
-    assert whole == _read(list(pieces(data, b"\1")))
-    for reply in whole[0]:
+    ways = [[data], list(pieces(data, cuts)), list(pieces(data, b"\1"))]
+    whole, cut, bytewise = map(_read, ways)
+    assert whole[1:] == cut[1:] == bytewise[1:]
+    if not whole[1]:
+        assert whole == cut == bytewise
+    # In one piece with what is no reply, what came before it is given up.
+    for some in (whole[0], cut[0]):
+        assert bytewise[0][: len(some)] == some
+    for reply in bytewise[0]:
         _is_well_formed(reply)
         assert _read([reply.wire]) == ([reply], False, True)
 
@@ -44,8 +49,13 @@ def _read(chunks: list[bytes]) -> tuple[list[Reply], bool, bool]:
     """The replies before anything that is none; whether that came; whether
     nothing was left over."""
     reader = ReplyReader()
-    found = [reply for chunk in chunks for reply in reader.feed(chunk)]
-    return found, bool(reader.trouble), reader.empty
+    found: list[Reply] = []
+    for chunk in chunks:
+        try:
+            found += reader.feed(chunk)
+        except BadReply:
+            return found, True, False
+    return found, False, reader.empty
 
 
 def _is_well_formed(reply: Reply) -> None:
