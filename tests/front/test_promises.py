@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.observe.events import MessageEnded
@@ -20,7 +20,19 @@ from tests.support.front import Front, running
 from tests.support.fuzz import fuzz
 from tests.support.smtp_client import RawClient
 
-STEPS = ["connect", "greeting", "EHLO", "MAIL", "RCPT", "DATA", "body", "dot", "RSET"]
+LAST = "the last RCPT"
+STEPS = [
+    "connect",
+    "greeting",
+    "EHLO",
+    "RSET",
+    "MAIL",
+    "RCPT",
+    LAST,
+    "DATA",
+    "body",
+    "dot",
+]
 FAULTS: list[Behaviour] = [
     CLOSE,
     RESET,
@@ -39,6 +51,7 @@ class Transaction(NamedTuple):
 
     step: str
     fault: Behaviour | None
+    once: bool
     recipients: list[bytes]
     pipelined: bool
     reset_first: bool
@@ -49,6 +62,7 @@ TRANSACTIONS = st.builds(
     Transaction,
     st.sampled_from(STEPS),
     st.none() | st.sampled_from(FAULTS),
+    st.booleans(),
     st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
     st.booleans(),
     st.booleans(),
@@ -64,8 +78,16 @@ class Told(NamedTuple):
     final: int
 
 
-@settings(fuzz, max_examples=60)
+@settings(fuzz, max_examples=200)
 @given(st.lists(TRANSACTIONS, min_size=1, max_size=6), st.booleans())
+@example(
+    # A connection that was used before is lost when a recipient is promised.
+    [
+        Transaction("dot", None, False, [b"a"], False, False, 0),
+        Transaction(LAST, CLOSE, True, [b"a", b"b"], False, False, 0),
+    ],
+    True,
+)
 def test_promises_are_kept(transactions: list[Transaction], pipelining: bool) -> None:
     asyncio.run(_scenario(transactions, FakeQmail(pipelining=pipelining)))
 
@@ -75,15 +97,28 @@ async def _scenario(transactions: list[Transaction], fake: FakeQmail) -> None:
         client = await RawClient.connect(front.port)
         assert await client.code() == 220
         for number, transaction in enumerate(transactions):
-            fake.script.clear()
-            if transaction.fault is not None and _is_a_fault(transaction):
-                fake.script[transaction.step] = transaction.fault
-            told = await _transact(client, transaction, number)
+            _prepare(fake, transaction)
+            told = await _transact(client, fake, transaction, number)
             await _check(front, transaction, number, told)
-        fake.script.clear()
         assert (await client.command(b"QUIT"))[:3] == b"221"
         await client.close()
         await front.settled()
+
+
+def _prepare(fake: FakeQmail, transaction: Transaction) -> None:
+    """Write the script; the last RCPT's turn comes later if it is for once."""
+    fake.script.clear()
+    fake.once.clear()
+    step, fault = transaction.step, transaction.fault
+    if fault is None or not _is_a_fault(transaction):
+        return
+    if step == LAST and not transaction.once:
+        name = transaction.recipients[-1].decode()
+        fake.script[f"RCPT TO:<{name}@example.test>"] = fault
+    elif step != LAST and transaction.once and step not in ("connect", "body"):
+        fake.once[step] = fault
+    elif step != LAST:
+        fake.script[step] = fault
 
 
 def _is_a_fault(transaction: Transaction) -> bool:
@@ -99,7 +134,9 @@ def _body(number: int, lines: int) -> bytes:
     return b"X-Number: %d\r\n" % number + b"text\r\n" * lines
 
 
-async def _transact(client: RawClient, wanted: Transaction, number: int) -> Told:
+async def _transact(
+    client: RawClient, fake: FakeQmail, wanted: Transaction, number: int
+) -> Told:
     if wanted.reset_first:
         assert (await client.command(b"RSET"))[:3] == b"250"
     commands = [b"MAIL FROM:<s%d@b.test>" % number]
@@ -108,7 +145,11 @@ async def _transact(client: RawClient, wanted: Transaction, number: int) -> Told
         await client.send(b"\r\n".join([*commands, b"DATA"]) + b"\r\n")
         codes = [await client.code() for _ in range(len(commands) + 1)]
     else:
-        codes = [int((await client.command(c))[:3]) for c in [*commands, b"DATA"]]
+        last = commands.pop()
+        codes = [int((await client.command(command))[:3]) for command in commands]
+        if wanted.step == LAST and wanted.once and wanted.fault is not None:
+            fake.once["RCPT"] = wanted.fault
+        codes += [int((await client.command(c))[:3]) for c in (last, b"DATA")]
     assert codes[0] == 250
     final = 0
     if codes[-1] == 354:
