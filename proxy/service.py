@@ -27,6 +27,7 @@ from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
 from proxy.observe.metrics import Metrics
+from proxy.observe.quota import Limiter
 from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
 from proxy.workers import Board
@@ -79,6 +80,7 @@ class Service:
         """``share``: sockets that are bound; by default it binds them itself."""
         self.config = config
         self.log = log
+        self._limited = Limiter(log)
         self._reload = reload
         self._share = share
         self._tell = share.tell if share else _tell_nobody
@@ -107,7 +109,7 @@ class Service:
         if problem:
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
-        observers: list[Observer] = [self.log, self.metrics, self.recent]
+        observers: list[Observer] = [self._limited, self.metrics, self.recent]
         observer = _all(observers)
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
@@ -258,6 +260,7 @@ class Service:
             await self.backend.close()
         if self._status is not None:
             await self._status.stop()
+        self._limited.close()
         if self._started:
             self.log.notice("info", "stopped")
         self.log.flush()
@@ -281,6 +284,7 @@ class Service:
         await asyncio.sleep(0)
 
     def _sweep(self) -> None:
+        self._limited.turn()
         self.log.flush()  # an idle service empties its queue, too
         if self._share is not None and self._share.board is not None:
             self._share.board.show(self._share.worker, self.metrics.snapshot())
@@ -359,7 +363,8 @@ class Service:
         return ""
 
     def _rule_failed(self, rule: str, error: Exception) -> None:
-        self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
+        kind = f"rule {rule}: {type(error).__name__}"
+        self._limited.notice(kind, "error", f"{kind}: {error}")
 
     def _say_started(self) -> None:
         if self._status is not None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
+import re
 
 import pytest
+from typer.testing import CliRunner
 
+from proxy.cli import app
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import key_paths
 from proxy.config_docs import example
@@ -31,12 +35,48 @@ def error_of(path: pathlib.Path | None, environ: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_configurations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C: one line for each error; C-unknown-key names the nearest known one."""
     monkeypatch.chdir(HERE / "bad_configs" / name)
     expected = pathlib.Path("expected").read_text()
     told = error_of(pathlib.Path("config.toml"), {})
     assert told + "\n" == expected
     assert told.isprintable() or "\n" in told
     assert told.isascii()
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["explain", "a@b"]])
+def test_bad_configurations_end_every_command_with_2(
+    name: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C: file, key, value, hint; the same words, whoever is asked."""
+    monkeypatch.chdir(HERE / "bad_configs" / name)
+    for variable in [v for v in os.environ if v.startswith("BACKSTOP_")]:
+        monkeypatch.delenv(variable)
+    result = CliRunner().invoke(app, [*command, "-c", "config.toml"])
+    assert result.exit_code == 2
+    lines = pathlib.Path("expected").read_text().splitlines()
+    told = result.output.replace("error: ", "").splitlines()
+    assert told[: len(lines)] == lines
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_configurations_name_place_and_remedy(name: str) -> None:
+    """Every line: the file with its line, what stands there, what to do."""
+    lines = (HERE / "bad_configs" / name / "expected").read_text().splitlines()
+    for line in lines:
+        assert re.match(r"config\.toml:\d+(:\d+)?: \S", line)
+        assert re.search(r": [^:]+: \S", line)
+
+
+def test_every_kind_of_value_has_a_bad_configuration() -> None:
+    """C: no table without a directory that shows its errors."""
+    told = "".join(
+        (HERE / "bad_configs" / name / "expected").read_text() for name in BAD
+    )
+    for section in {str(path[0]) for path in key_paths()} - {"mode"}:
+        assert re.search(rf"\b{section}(?:\[\d\])?(?:\.| =|:)", told), section
 
 
 def test_a_file_with_backend_and_rules_serves(tmp_path: pathlib.Path) -> None:
@@ -54,6 +94,8 @@ def test_it_cannot_be_changed() -> None:
 
 
 class TestExample:
+    """C-example, C-docs: as shipped, and in step with the models."""
+
     def test_is_what_the_models_say(self) -> None:
         assert (HERE.parent / "config.example.toml").read_text() == example()
 
@@ -124,6 +166,8 @@ class TestWhere:
 
 
 class TestEnvironment:
+    """C-env, C-secret-file."""
+
     def test_it_wins(self, tmp_path: pathlib.Path) -> None:
         path = written(tmp_path, SMALLEST + "[limits]\nconnections = 1\n")
         config = load(

@@ -97,9 +97,9 @@ def _explained(details: ErrorDetails, path: KeyPath) -> tuple[str, str]:
     if kind == "too_short":
         return "must not be empty", _default_remedy(path)
     if kind == "greater_than_equal":
-        return f"must be {context['ge']:g} or more", _default_remedy(path)
+        return f"must be {toml_value(context['ge'])} or more", _default_remedy(path)
     if kind == "less_than_equal":
-        return f"must be {context['le']:g} or less", _default_remedy(path)
+        return f"must be {toml_value(context['le'])} or less", _default_remedy(path)
     for prefix, what in _TYPES.items():
         if kind.startswith(prefix):
             return what, _default_remedy(path)

@@ -142,11 +142,19 @@ def _parsed(path: Path, text: str) -> Table:
             "not TOML",
             "",
             printable(what),
-            'text stands in quotes, and a table begins with a line like "[listen]"',
+            _toml_remedy(what),
             int(line or 0),
             int(column or 0),
         )
         raise ConfigError([problem]) from error
+
+
+def _toml_remedy(what: str) -> str:
+    if what == "Cannot overwrite a value":
+        return "the key stands there twice: take one of them out"
+    if what.startswith("Cannot declare"):
+        return "the table stands there twice: put all its keys below the first"
+    return 'text stands in quotes, and a table begins with a line like "[listen]"'
 
 
 def _merge(below: Table, above: Table) -> Table:

@@ -45,6 +45,8 @@ def _wrong(what: str, remedy: str) -> PydanticCustomError:
 def read_address(text: str) -> Address:
     """``host:port`` or ``[v6]:port``; any other text is an error."""
     host, colon, digits = text.rpartition(":")
+    if "//" in text:
+        raise _wrong("is a URL", 'write "host:port" alone')
     if not colon:
         if text.isdigit():
             raise _wrong("is a port without a host", f'write "0.0.0.0:{text}"')

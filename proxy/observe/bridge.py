@@ -1,7 +1,7 @@
 """What libraries log through Python's ``logging``, as lines of ours.
 
-Knows: that a library may repeat itself without end.  Knows not: how a line
-looks.  Made by ``log``.
+Knows: what a record is made of.  Knows not: how a line looks.  Made by
+``log``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from proxy.observe.lines import LEVELS, VALUE_MAX
+from proxy.observe.quota import Quota
 
 Notify = Callable[[str, str], None]
 """Takes a level and a text; :meth:`proxy.observe.log.Logger.notice` fits."""
@@ -22,12 +23,9 @@ class LoggingHandler(logging.Handler):
     """Routes warnings and worse of libraries into the same lines.
 
     At most ``rate`` lines a minute for one logger and message template, then
-    one line that tells how many were suppressed, with the first record after
-    that minute or at :meth:`close`.
+    one line that tells how many were left out (:class:`Quota`), with the first
+    record after that minute or at :meth:`close`.
     """
-
-    _WINDOW_SECONDS = 60.0
-    _KINDS_MAX = 256
 
     def __init__(
         self,
@@ -38,38 +36,23 @@ class LoggingHandler(logging.Handler):
     ) -> None:
         super().__init__(logging.WARNING)
         self._notify = notify
-        self._rate = rate
-        self._now = now
-        self._seen: dict[tuple[str, str], int] = {}
-        self._until = now() + self._WINDOW_SECONDS
+        self.quota = Quota(self._left_out, lines=rate, now=now)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises."""
-        now = self._now()
-        if now >= self._until:
-            self._tell_suppressed()
-            self._until = now + self._WINDOW_SECONDS
         message = record.msg
         template = message if isinstance(message, str) else type(message).__name__
-        key = (record.name, template[:VALUE_MAX])
-        if key not in self._seen and len(self._seen) >= self._KINDS_MAX:
-            key = ("logging", "messages of other kinds")
-        count = self._seen[key] = self._seen.get(key, 0) + 1
-        if count <= self._rate:
+        if self.quota.admits(f"{record.name}: {template[:VALUE_MAX]}"):
             level = _level_name(record.levelno)
             self._notify(level, f"{record.name}: {_message(record)}")
 
     def close(self) -> None:
-        """Tell what was suppressed."""
-        self._tell_suppressed()
+        """Tell what was left out."""
+        self.quota.settle()
         super().close()
 
-    def _tell_suppressed(self) -> None:
-        for (name, template), count in self._seen.items():
-            if count > self._rate:
-                text = f"{name}: suppressed {count - self._rate} more: {template}"
-                self._notify("warning", text)
-        self._seen.clear()
+    def _left_out(self, text: str) -> None:
+        self._notify("warning", text)
 
 
 def _level_name(number: int) -> str:

@@ -287,6 +287,8 @@ class Walker:
             if error.errno in _ABSENT:
                 return None
             raise CannotTell(path, _reason(error)) from error
+        except ValueError as error:  # os.lstat: an envnoathost with a NUL in it
+            raise CannotTell(path, "the name has a NUL in it") from error
 
     def _lstat(self, path: bytes) -> Status:
         try:

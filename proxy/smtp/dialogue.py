@@ -53,6 +53,7 @@ class Dialogue:
         "_broken",
         "_driver",
         "_limits",
+        "_named",
         "_outbox",
         "_paused",
         "_relayed",
@@ -80,6 +81,7 @@ class Dialogue:
         self._stream: MessageStream | None = None
         self._asked = b""
         self._relayed = False
+        self._named = False
         self._broken: Reply | None = None
         self._paused = False
         self._skipping = False
@@ -285,13 +287,13 @@ class Dialogue:
 
     def _end_refused(self) -> None:
         """The true end of a message that was refused before it."""
-        refusal = self.refusal
-        assert refusal is not None
+        bare = self._stream is not None and self._stream.bare_lf
+        refusal = replies.BARE_LF if bare else self.refusal or replies.INTERNAL
         self._driver.message_refused(refusal)
         self._answer(refusal)
         self._forget_transaction()
         self.state = State.COMMAND
-        if refusal is replies.BARE_LF:
+        if bare:
             # As qmail-smtpd does: such a client may mean another end than we.
             self._close("bare LF")
 
@@ -332,6 +334,7 @@ class Dialogue:
             return
         if self._too_many_unknown():
             return
+        self._named = True
         verdict = self._driver.decide(read_path(argument), argument)
         if verdict is Pending.LATER:
             self._asked = argument
@@ -392,6 +395,14 @@ class Dialogue:
     def _unimplemented(self, argument: bytes) -> None:
         self._answer(replies.UNIMPLEMENTED)
 
+    def _bdat(self, argument: bytes) -> None:
+        """RFC 3030, which EHLO does not offer.  Where a message could be meant,
+        it follows at once, and its lines must not be taken for commands."""
+        self._answer(replies.UNIMPLEMENTED)
+        if self._named:
+            self._reset()
+            self._close("BDAT")
+
     # Transactions.
 
     def _reset(self) -> None:
@@ -407,6 +418,7 @@ class Dialogue:
         self.refusal = None
         self._stream = None
         self._relayed = False
+        self._named = False
         self._broken = None
 
     # Output.
@@ -441,4 +453,5 @@ _VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
     b"help": Dialogue._help,
     b"vrfy": Dialogue._vrfy,
     b"quit": Dialogue._quit,
+    b"bdat": Dialogue._bdat,
 }

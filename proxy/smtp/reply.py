@@ -97,9 +97,11 @@ class ReplyReader:
 
     def feed(self, data: bytes) -> list[Reply]:
         """The replies that ``data`` completes; raises :class:`BadReply`."""
+        if self._lines:  # the end of a reply means nothing by itself
+            return self._read(self._buffer + data)
         if self._buffer:
             data = self._buffer + data
-        elif not self._lines:
+        else:
             known = _KNOWN.get(data)
             if known is not None:
                 return known

@@ -169,6 +169,7 @@ def test_two_do_not_share_anything() -> None:
 
 
 def test_table_is_what_is_exported() -> None:
+    """O-metrics-parse: by Prometheus' own parser, and as promtool wants names."""
     metrics = Metrics()
     for event in (
         events.Turned("c", "x"),

@@ -88,11 +88,13 @@ async def get(
 
 
 async def test_health(service: Service, http: aiohttp.ClientSession) -> None:
+    """O-healthz."""
     status, text, _ = await get(http, service.url + "/healthz")
     assert (status, text) == (200, "ok\n")
 
 
 async def test_readiness(service: Service, http: aiohttp.ClientSession) -> None:
+    """O-readyz."""
     status, text, _ = await get(http, service.url + "/readyz")
     assert (status, text) == (200, "ready\n")
     service.trouble = "backend 127.0.0.1:2525: \x1b[31mrefused\n"
@@ -199,6 +201,7 @@ async def test_foreign_text_is_escaped(
 async def test_page_needs_nothing_from_elsewhere(
     service: Service, http: aiohttp.ClientSession
 ) -> None:
+    """O-status-page: no script, nothing that could be one."""
     _, page, headers = await get(http, service.url + "/")
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     assert headers["Content-Security-Policy"] == policy

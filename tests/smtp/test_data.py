@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.smtp.data import MessageStream
-from tests.support.sequences import SEQUENCES
+from tests.support.sequences import NAMED
 
 END = b"\r\n.\r\n"
 
@@ -72,7 +72,7 @@ def test_bare_lf_is_seen(chunks: list[bytes]) -> None:
     assert run([b"".join(chunks)])[3] == bare
 
 
-@pytest.mark.parametrize("sequence", SEQUENCES, ids=repr)
+@pytest.mark.parametrize("sequence", NAMED.values(), ids=[*NAMED.keys()])
 def test_no_other_sequence_ends_a_message(sequence: bytes) -> None:
     data = b"first" + sequence + b"MAIL FROM:<x@y>\r\n"
     for cut in range(len(data)):

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.smtp.path import ADDRESS_MAX, address_literal, path_end, read_path
+from tests.support.addrparse import cut_like_c
 from tests.support.fuzz import fuzz
 
 ARGUMENTS = st.one_of(
@@ -14,48 +15,6 @@ ARGUMENTS = st.one_of(
     st.text(alphabet='<>@: "\\a.[]%\0', max_size=30).map(str.encode),
     st.text(alphabet='<>@: "\\a.', max_size=20).map(lambda t: b"TO:<" + t.encode()),
 )
-
-
-def cut_like_c(argument: bytes) -> bytes:
-    """addrparse() written once more with a cursor, byte by byte."""
-    text = argument + b"\0"
-
-    def find(byte: bytes, start: int) -> int:
-        while text[start : start + 1] not in (byte, b"\0"):
-            start += 1
-        return start
-
-    at = find(b"<", 0)
-    terminator = b">"
-    if text[at : at + 1] == b"<":
-        at += 1
-    else:
-        terminator = b" "
-        at = find(b":", 0)
-        if text[at : at + 1] == b":":
-            at += 1
-        while text[at : at + 1] == b" ":
-            at += 1
-    if text[at : at + 1] == b"@":
-        at = find(b":", at)
-        if text[at : at + 1] == b":":
-            at += 1
-    address = b""
-    escaped = quoted = False
-    while (byte := text[at : at + 1]) != b"\0":
-        at += 1
-        if escaped:
-            address += byte
-            escaped = False
-        elif byte == terminator and not quoted:
-            break
-        elif byte == b"\\":
-            escaped = True
-        elif byte == b'"':
-            quoted = not quoted
-        else:
-            address += byte
-    return address
 
 
 @pytest.mark.parametrize(
