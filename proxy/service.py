@@ -101,12 +101,14 @@ class Service:
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
         self.metrics.backend_up = self._backend_up
+        share = self._share
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
             backend=self.backend,
             observer=observer,
             hostname=hostname,
             settings=self._door_settings(config, host),
+            common=share.board.common.column(share.worker) if share else None,
         )
         door = self.door
         loop = asyncio.get_running_loop()
@@ -135,7 +137,7 @@ class Service:
             return bind_all(self.config.listen.addresses, self.log.notice)
         before = share.board.read(share.worker)
         if before is not None:  # of the worker that this one replaces
-            self.metrics.add({**before, "sessions": 0})
+            self.metrics.add({**before, "sessions": 0, "pressure": 0})
         return share.sockets
 
     async def run(self) -> int:
@@ -258,7 +260,9 @@ class Service:
                 " or LimitNOFILE in the systemd unit)"
             )
             self.log.notice("warning", text)
-        return replace(settings, connections=fit)
+        most = fit * config.listen.workers
+        wanted = settings.connections or most
+        return replace(settings, connections=min(wanted, most), connections_here=fit)
 
     def _all_metrics(self) -> Metrics:
         share = self._share

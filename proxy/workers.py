@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from proxy.front.common import Common
+
 _SLOT = 1 << 18
 _HEAD = struct.Struct("<QI")
 _RESTART_SECONDS = 1.0
@@ -34,12 +36,14 @@ class Board:
     """Shared memory in which every worker shows its numbers to the others.
 
     A slot has one writer.  Its counter is odd while it is being written; a
-    reader that sees it change looks again.
+    reader that sees it change looks again.  ``common`` is what their limits
+    count together.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._memory = mmap.mmap(-1, workers * _SLOT)
+        self.common = Common(workers)
 
     def show(self, worker: int, snapshot: Snapshot) -> None:
         """Replace what ``worker`` shows; too large a snapshot is left out."""

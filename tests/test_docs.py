@@ -22,8 +22,6 @@ PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted(ROOT.glob("docs/
 
 # Keys that are accepted and change nothing yet; the models say so as well.
 NOT_IN_EFFECT = {
-    "limits.harvest_defence",
-    "limits.session_age",
     "relay.trusted",
 }
 

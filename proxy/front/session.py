@@ -20,7 +20,10 @@ from typing import Any
 from aiosmtpd.smtp import SMTP
 
 from proxy.backend.conversation import Conversation
+from proxy.front.deadlines import REPLIES, granted, overdue
 from proxy.front.door import Door
+from proxy.front.harvest import REFUSE
+from proxy.front.pace import Pace
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
@@ -32,11 +35,12 @@ from proxy.observe.events import (
 )
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
-from proxy.smtp.dialogue import Dialogue, State
+from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
 from proxy.smtp.received import received_line
 from proxy.smtp.reply import Reply
+from proxy.smtp.state import State
 
 # Input held while an answer is awaited; beyond it, the client is not read.
 _HELD_MAX = 65536
@@ -52,7 +56,7 @@ class Session(SMTP):
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER
         self._door = door
-        self._dialogue = Dialogue(self, door.banner, door.settings.session)
+        self._dialogue = Dialogue(self, door.banner, door.session_limits)
         self._engine = door.engine
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
@@ -68,6 +72,9 @@ class Session(SMTP):
         self._arguments: list[bytes] = []
         self._recipients = self._refused = self._messages = 0
         self._message_began = 0.0
+        self._oldest = _NEVER  # when the session is too old
+        self._pace: Pace | None = None  # of the message
+        self._held: Reply | None = None  # until the deadline: a guesser's refusal
         # What is decided must be newer than what the client was told last.
         self._since = time.monotonic()
 
@@ -78,16 +85,16 @@ class Session(SMTP):
         self._socket = transport
         peer = transport.get_extra_info("peername")
         self._client = peer[0] if peer else ""
-        if door.enter(self, self._client):
+        refusal = door.enter(self, self._client)
+        if refusal is not None:
             self._gone = True
-            full = (
-                replies.SHUTTING_DOWN if door.closing else replies.TOO_MANY_CONNECTIONS
-            )
-            self._socket.write(full.wire)
+            self._socket.write(refusal.wire)
             self._socket.close()
             return
         self._id = door.next_id()
         self._began = door.loop.time()
+        if door.settings.session_age:
+            self._oldest = door.now + door.settings.session_age
         door.observer(Connected(self._id, self._client))
         self._dialogue.start()
         self._set_deadline()
@@ -125,7 +132,26 @@ class Session(SMTP):
 
     def time_out(self) -> None:
         """The deadline has passed."""
-        self._finish(replies.IDLE, "timeout")
+        held = self._held
+        if held is not None:
+            self._held = None
+            self._dialogue.decided(held)
+            self._after()
+            return
+        door = self._door
+        patience, oldest = door.patience, self._oldest
+        limit = overdue(self._dialogue, patience, door.now, oldest, self._pace)
+        if limit:
+            self.limit_reached(limit)
+            self._finish(REPLIES[limit], "timeout")
+        else:
+            self._set_deadline()
+
+    def hurry(self) -> None:
+        """There is less patience than there was."""
+        limit = granted(self._dialogue, self._door.patience)
+        if limit and self.deadline != _NEVER and self._held is None:
+            self.deadline = min(self.deadline, self._door.now + limit)
 
     def shut_down(self, *, now: bool) -> bool:
         """End the session if nothing is under way, or in any case if ``now``;
@@ -187,12 +213,13 @@ class Session(SMTP):
             reason = "bare LF"
         self._report_message(_outcome(reply), reply.text, reason)
 
+    def limit_reached(self, limit: str) -> None:
+        self._door.observer(LimitHit(self._id, self._client, limit))
+
     def close(self, why: str) -> None:
         """The dialogue is over: all replies are written."""
         if not self._gone:
             self._why = why
-            if why == "unknown_per_session":
-                self._door.observer(LimitHit(self._id, self._client, why))
             self._gone = True
             self._door.shut(self._socket)
             self._end()
@@ -202,6 +229,8 @@ class Session(SMTP):
     def recipient_answered(self, reply: Reply) -> None:
         argument = self._arguments.pop(0)
         if not reply.positive:
+            if reply.code == 550:
+                self._door.guessed(self._client)
             self._door.observer(
                 BackendRefusedRecipient(
                     self._id, self._client, read_path(argument), reply.text
@@ -213,14 +242,21 @@ class Session(SMTP):
     def data_answered(self, reply: Reply) -> None:
         if reply.code != 354:
             self._report_message(_outcome(reply), reply.text, "at DATA")
+        else:
+            door = self._door
+            self._pace = Pace(door.now, door.patience.data_rate)
         self._dialogue.data_answered(reply)
         self._after()
 
     def message_answered(self, reply: Reply) -> None:
         self._report_message(_outcome(reply), reply.text, "")
+        if reply.positive:
+            self._door.delivered(self._client)
         if not self._gone:
             self._dialogue.message_answered(reply)
             self._after()
+            if self._door.now >= self._oldest and not self._dialogue.in_transaction:
+                self.time_out()  # nothing is open
 
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
@@ -247,7 +283,7 @@ class Session(SMTP):
     async def _await(self, recipient: bytes, verdict: Awaitable[Verdict]) -> None:
         decided = self._decided(recipient, await verdict)
         self._task = None
-        if not self._gone:
+        if not self._gone and decided is not Pending.LATER:
             self._dialogue.decided(decided)
             self._after()
 
@@ -272,7 +308,26 @@ class Session(SMTP):
         if verdict.kind is Kind.ACCEPT:
             return Pending.ACCEPTED
         self._refused += 1
+        if verdict.kind is Kind.REJECT and not verdict.gate:
+            return self._guessed(verdict.reply)
         return verdict.reply
+
+    def _guessed(self, refusal: Reply) -> Reply | Pending:
+        """The refusal of somebody who may be guessing: now, later, or 421."""
+        door = self._door
+        delay = door.guessed(self._client)
+        if not delay:
+            return refusal
+        if delay == REFUSE:
+            self.limit_reached("harvest_refuse_after")
+            return replies.TOO_MANY_GUESSES
+        if delay <= 1.0:  # the first
+            self.limit_reached("harvest_delay_after")
+        if self._conversation is not None:
+            return refusal  # it may hold a connection to the backend: no waiting
+        self._held = refusal
+        self.deadline = door.now + delay
+        return Pending.LATER
 
     # Inside: messages.
 
@@ -323,16 +378,19 @@ class Session(SMTP):
 
     def _set_deadline(self) -> None:
         dialogue = self._dialogue
-        if dialogue.waiting:
-            self.deadline = _NEVER  # the backend's deadlines hold
+        if dialogue.waiting or self._blocked:
+            if self._held is None:
+                self.deadline = _NEVER  # the backend's deadlines hold
             return
-        door = self._door
-        settings = door.settings
-        if dialogue.state is State.COMMAND:
-            limit = settings.command_timeout
-        else:
-            limit = settings.data_timeout
-        self.deadline = door.now + limit if limit else _NEVER
+        limit = granted(dialogue, self._door.patience)
+        deadline = self._door.now + limit if limit else _NEVER
+        if dialogue.state is not State.COMMAND:
+            end = self._pace.ends if self._pace is not None else _NEVER
+        elif dialogue.mail_argument is None:
+            end = self._oldest
+        else:  # too old, but it may finish what it has begun
+            end = self._oldest + limit
+        self.deadline = deadline if deadline < end else end
 
     def _flow(self) -> None:
         """Read from the client only what can be passed on or held."""
@@ -343,6 +401,9 @@ class Session(SMTP):
                 self._socket.resume_reading()
             else:
                 self._socket.pause_reading()
+            if self._pace is not None:
+                self._pace.read(self._door.now, reading)
+            self._set_deadline()
 
     def _finish(self, reply: Reply, why: str) -> None:
         """End from our side with ``reply``."""

@@ -436,7 +436,7 @@ async def test_pythons_smtplib() -> None:
 async def test_a_client_that_never_reads_loses_its_connection() -> None:
     """Its commands are not taken any more, its time runs out, and the
     descriptor does not stay for the replies that it does not fetch."""
-    settings = DoorSettings(session=Limits(unknown_recipients=0))
+    settings = DoorSettings(session=Limits(commands=0))
     async with running(settings=settings) as front:
         client = await RawClient.connect(front.port)
         (session,) = front.door.sessions
