@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.smtp import replies
-from proxy.smtp.command import CONTROL, parameters, split_line
+from proxy.smtp.command import CONTROL, is_rcpt, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
+from proxy.smtp.state import UNDER_WAY
 from proxy.smtp.state import State as State
 
 
@@ -100,7 +101,7 @@ class Dialogue:
     @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
-        return self.mail_argument is not None or self.state in _UNDER_WAY
+        return self.mail_argument is not None or self.state in UNDER_WAY
 
     @property
     def message_size(self) -> int:
@@ -217,7 +218,7 @@ class Dialogue:
                 self._buffer = b""
             return False
         line = buffer[:end]
-        if self._outbox.waiting and not _is_rcpt(line):
+        if self._outbox.waiting and not is_rcpt(line):
             return False  # in order: first the recipients' answers
         self._buffer = buffer[end + 1 :]
         self._commands_left -= 1
@@ -365,15 +366,6 @@ class Dialogue:
         self._reset()
         self._answer(replies.FLUSHED)
 
-    def _noop(self, argument: bytes) -> None:
-        self._answer(replies.OK)
-
-    def _help(self, argument: bytes) -> None:
-        self._answer(replies.HELP)
-
-    def _vrfy(self, argument: bytes) -> None:
-        self._answer(replies.VRFY)
-
     def _quit(self, argument: bytes) -> None:
         self._answer(self._banner.quit)
         self._close("quit")
@@ -434,21 +426,22 @@ class Dialogue:
         self._buffer = b""
 
 
-def _is_rcpt(line: bytes) -> bool:
-    return line[:5].lower() == b"rcpt "
+_Verb = Callable[[Dialogue, bytes], None]
 
 
-_UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+def _says(reply: Reply) -> _Verb:
+    return lambda dialogue, argument: dialogue._answer(reply)
 
-_VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
+
+_VERBS: dict[bytes, _Verb] = {
     b"helo": Dialogue._helo,
     b"ehlo": Dialogue._ehlo,
     b"mail": Dialogue._mail,
     b"rcpt": Dialogue._rcpt,
     b"data": Dialogue._data,
     b"rset": Dialogue._rset,
-    b"noop": Dialogue._noop,
-    b"help": Dialogue._help,
-    b"vrfy": Dialogue._vrfy,
+    b"noop": _says(replies.OK),
+    b"help": _says(replies.HELP),
+    b"vrfy": _says(replies.VRFY),
     b"quit": Dialogue._quit,
 }

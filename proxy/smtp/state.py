@@ -28,3 +28,7 @@ class State(enum.Enum):
     REFUSED = "refused"
     ENDED = "ended"
     CLOSED = "closed"
+
+
+UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+"""States in which a client that is left has to send again."""

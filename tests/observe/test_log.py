@@ -94,6 +94,7 @@ EVENTS: list[events.Event] = [
     events.Connected("s1", "192.0.2.9"),
     events.Disconnected("s1", "192.0.2.9", "quit", 1.25, 3, 2, 1),
     events.Turned("192.0.2.9", "connections"),
+    events.PressureChanged(1, 3000, 4000),
     recipient(),
     events.BackendRefusedRecipient("s1", "192.0.2.9", b"x@y", "550 no"),
     events.MessageEnded(
