@@ -38,6 +38,9 @@ from proxy.workers import Board, Parent
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
 _BACKLOG = 1024
+# asyncio takes up to so many connections before the first is looked at; they
+# have to fit what descriptors.py leaves for others.
+_AT_ONCE = 32
 
 Reload = Callable[[], Config]
 
@@ -115,8 +118,9 @@ class Service:
         for sock in self._sockets:
             try:
                 server = await loop.create_server(
-                    lambda: Session(door), sock=sock, backlog=_BACKLOG
+                    lambda: Session(door), sock=sock, backlog=_AT_ONCE
                 )
+                sock.listen(_BACKLOG)
             except OSError as error:  # between bind and now another one was faster
                 where = bind_trouble("listen.addresses", shown(sock), error)
                 raise StartError(where) from error
