@@ -94,7 +94,6 @@ EVENTS: list[events.Event] = [
     events.Connected("s1", "192.0.2.9"),
     events.Disconnected("s1", "192.0.2.9", "quit", 1.25, 3, 2, 1),
     events.Turned("192.0.2.9", "connections"),
-    events.PressureChanged(1, 3000, 4000),
     recipient(),
     events.BackendRefusedRecipient("s1", "192.0.2.9", b"x@y", "550 no"),
     events.MessageEnded(
@@ -103,6 +102,7 @@ EVENTS: list[events.Event] = [
     events.BackendFailed("s1", "127.0.0.1:2525", "connect", "refused"),
     events.LimitHit("s1", "192.0.2.9", "message_size"),
     events.Notice("error", "something"),
+    events.PressureChanged(1, 3000, 4000),
 ]
 
 
