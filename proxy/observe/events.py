@@ -106,10 +106,10 @@ class LimitHit(NamedTuple):
 
 
 class PressureChanged(NamedTuple):
-    """There is more or less room for connections: ``level`` 0 (enough) to 2;
+    """There is more or less room for connections: ``step`` 0 (enough) to 2;
     ``connections`` of at most ``cap``."""
 
-    level: int
+    step: int
     connections: int
     cap: int
 

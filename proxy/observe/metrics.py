@@ -237,7 +237,7 @@ class Metrics:
         elif isinstance(event, BackendFailed):
             _count(self.backend_failures, event.step)
         elif isinstance(event, PressureChanged):
-            self.pressure = event.level
+            self.pressure = event.step
 
     def _recipient(self, event: RecipientDecided) -> None:
         _count(self.recipients, event.verdict, event.rule)

@@ -409,7 +409,7 @@ async def test_patience_becomes_shorter_near_the_cap() -> None:
             assert await client.rest() == replies.IDLE.wire
         assert await said(talker, b"NOOP", *[b"FOO"] * 3) == [250, *[502] * 3]
         await front.until(lambda: len(door.sessions) == 1)
-        assert [e.level for e in front.of(PressureChanged)] == [1, 2, 1, 0]  # type: ignore[union-attr]
+        assert [e.step for e in front.of(PressureChanged)] == [1, 2, 1, 0]  # type: ignore[union-attr]
         assert door.patience == usual
         assert set(time.limits) == {"command_timeout"}
         new = await ready(front)
@@ -453,9 +453,9 @@ async def test_a_reload_counts_anew() -> None:
     async with timed(settings) as (_, front):
         door = front.door
         clients = [await ready(front) for _ in range(3)]
-        assert [e.level for e in front.of(PressureChanged)] == [1]  # type: ignore[union-attr]
+        assert [e.step for e in front.of(PressureChanged)] == [1]  # type: ignore[union-attr]
         door.configure(door.engine, b"mx", replace(settings, connections=100))
-        assert [e.level for e in front.of(PressureChanged)] == [1, 0]  # type: ignore[union-attr]
+        assert [e.step for e in front.of(PressureChanged)] == [1, 0]  # type: ignore[union-attr]
         door.configure(door.engine, b"mx", settings)
         assert door.patience.command_timeout == STEPS[1].command_timeout
         for client in clients:

@@ -84,12 +84,12 @@ async def test_workers_share_the_caps(
             clients += await greeted(served.port, 1, f"127.0.1.{number}")
         firsts = [await client.reply() for client in clients]
         assert firsts.count(FULL) == 10
-        await served.said("event=pressure level=2")
+        await served.said("event=pressure step=2")
         for client in clients:
             client.reset()
         await served.said("event=disconnect", times=35)
         # Each of them, by itself or at its next look.
-        await served.said("event=pressure level=0", times=1)
+        await served.said("event=pressure step=0", times=1)
         assert (await answered(served, 5, "127.0.0.9"))[1] == 0
 
 
