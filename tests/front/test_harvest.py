@@ -94,7 +94,7 @@ def test_the_longest_unseen_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("part", ["delay_after", "refuse_after"])
 def test_zero_is_none(part: str) -> None:
-    settings = HarvestSettings(**{part: 0})  # type: ignore[arg-type]
+    settings = HarvestSettings(**{part: 0})
     found = set(guesses(Harvest(settings), 200))
     assert (REFUSE in found) == (part == "delay_after")
     assert bool(found - {REFUSE, 0.0}) == (part == "refuse_after")
