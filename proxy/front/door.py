@@ -169,8 +169,8 @@ class Door:
     def guessed(self, client: str) -> float:
         """A recipient of a client was refused for want of a mailbox: the seconds
         by which to hold that back; see :meth:`Harvest.guessed`."""
-        settings = self.settings
-        if settings.harvest is None or client in settings.trusted:
+        trusted = self.settings.trusted
+        if self.settings.harvest is None or (trusted and client in trusted):
             return 0.0
         number = client_number(client)
         if self._common is not None:
@@ -179,6 +179,8 @@ class Door:
 
     def delivered(self, client: str) -> None:
         """Mail of a client was accepted."""
+        if self.settings.harvest is None:
+            return
         number = client_number(client)
         news = self._harvest.delivered(number, self.now)
         if news and self._common is not None:
