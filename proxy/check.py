@@ -11,11 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from proxy import assemble
 from proxy.check_host import HostFiles, check_host
+from proxy.check_process import as_run_user
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
@@ -33,7 +35,9 @@ def run(path: Path | None, environ: Mapping[str, str], *, as_json: bool) -> int:
         findings = [Finding(ERROR, problem) for problem in error.problems]
         _print(findings, as_json, sys.stderr if not as_json else sys.stdout)
         return BAD_CONFIG
-    findings = list(check(config, environ))
+    settings = Settings(config, environ)
+    look = partial(_found, config, environ)
+    findings = as_run_user(config, settings, look)
     _print(findings, as_json, sys.stdout)
     return WRONG if any(found.level == ERROR for found in findings) else GOOD
 
@@ -56,6 +60,10 @@ def _summary(findings: list[Finding]) -> str:
     if ERROR in levels:
         return "configuration not good: " + ", ".join(counts)
     return "configuration OK" + (f", {counts[0]}" if counts else "")
+
+
+def _found(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    return list(check(config, environ))
 
 
 def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -90,13 +98,15 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
             "run qmail-smtpd on another port and name that",
         )
     path = config.backend.unix_path
-    if path is not None and not os.path.exists(path):
-        yield settings.finding(
-            WARNING,
-            ("backend", "address"),
-            "there is no such socket",
-            "start qmail-smtpd on it first",
-        )
+    if path is not None:
+        what, remedy = "", ""
+        if not os.path.exists(path):
+            what, remedy = "there is no such socket", "start qmail-smtpd on it first"
+        elif not os.access(path, os.W_OK):
+            what = "the front door's user may not connect to it"
+            remedy = "let it write there (chmod, or setfacl -m u:USER:w)"
+        if what:
+            yield settings.finding(WARNING, ("backend", "address"), what, remedy)
     if config.status.address:
         status = read_address(config.status.address)
         if any(_meet(one, status, local) for one in listen):

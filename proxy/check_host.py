@@ -282,7 +282,7 @@ def _homes(host: QmailHost, files: HostFiles) -> Iterator[Finding]:
     """Where the front door may not look, it can only defer."""
     if os.geteuid() == 0:
         what = "looked at as root, who may read everything"
-        remedy = "run this as the front door's own user too"
+        remedy = "so does the service: process.allow_root"
         yield files.finding(NOTE, b"/", what, remedy)
     closed = [found for home in _homes_of_people(files) for found in _home(files, home)]
     yield from closed[:_HOMES_SHOWN]

@@ -11,11 +11,14 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proxy import __version__
+
+if TYPE_CHECKING:
+    from proxy.config import Config
 
 USAGE_OR_CONFIG = 2
 
@@ -34,6 +37,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
+        # The loader opens it; access(2) knows nothing of capabilities.
+        readable=False,
         help="The configuration; else $BACKSTOP_CONFIG, else"
         " /etc/backstop/config.toml, else ./config.toml.",
     ),
@@ -67,7 +72,7 @@ def backstop(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run the front door in the foreground; logs go to standard error."""
-    from proxy.config import Config, ConfigError, load
+    from proxy.config import ConfigError, load
 
     def read() -> Config:
         return load(config, os.environ)
@@ -76,9 +81,9 @@ def serve(config: ConfigOption = None) -> None:
         settings = read()
     except ConfigError as error:
         raise _config_error(error) from error
-    from proxy import service
+    from proxy import process
 
-    raise typer.Exit(service.run(settings, read))
+    raise typer.Exit(process.run(settings, read))
 
 
 @app.command()
@@ -131,6 +136,8 @@ def explain(
         client,
         None if relayclient is None else os.fsencode(relayclient),
     )
+    if settings.process.keep_read_capability is False:
+        _as_the_service(settings)
     given = [os.fsencode(address) for address in addresses]
     raise typer.Exit(explanation.run(settings, given, asked, as_json=as_json))
 
@@ -163,6 +170,19 @@ def _check_ip(text: str) -> None:
         ) from None
 
 
+def _as_the_service(settings: Config) -> None:
+    """Be its user, if it may not read everything: the answers are the same."""
+    from proxy import privileges
+
+    try:
+        privileges.settle(settings.process)
+    except privileges.PrivilegeError as error:
+        raise _config_error(error) from error
+
+
 def _config_error(error: Exception) -> typer.Exit:
-    print(error, file=sys.stderr)
+    try:
+        print(error, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it; the exit status is still to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return typer.Exit(USAGE_OR_CONFIG)

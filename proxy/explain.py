@@ -25,7 +25,7 @@ from proxy.config import Config
 from proxy.rules.engine import Engine
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
-from proxy.smtp.command import CONTROL
+from proxy.smtp.command import has_control
 from proxy.smtp.path import read_path
 from proxy.smtp.reply import Reply
 
@@ -119,7 +119,7 @@ class Explainer:
         length = len(b"RCPT \r\n") + len(argument)
         if self._line_max and length > self._line_max:
             return replies.LINE_TOO_LONG
-        return replies.CONTROL_CHARACTER if CONTROL.search(argument) else None
+        return replies.CONTROL_CHARACTER if has_control(argument) else None
 
 
 async def _awaited(answer: Awaitable[Verdict]) -> Verdict:

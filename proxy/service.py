@@ -1,7 +1,8 @@
 """The service: where the parts are put together, drained and reloaded.
 
 Knows: every part, by its constructor only; signals; the order of start and
-stop.  Knows not: SMTP, qmail.  Called by ``cli`` and ``demo``.
+stop.  Knows not: SMTP, qmail, how many processes there are, whose rights they
+have.  Called by ``process`` and ``demo``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,19 +21,14 @@ from proxy.config import Config, ConfigError
 from proxy.front.descriptors import connections_that_fit
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
-from proxy.front.sockets import (
-    BindError,
-    bind_all,
-    bind_trouble,
-    shown,
-    split_address,
-)
+from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
+from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
-from proxy.observe.log import Logger, Schedule
+from proxy.observe.log import Logger
 from proxy.observe.metrics import Metrics
 from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
-from proxy.workers import Board, Parent
+from proxy.workers import Board
 
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
@@ -49,12 +44,24 @@ class StartError(Exception):
     """The service cannot start; the text says what, where, and what to do."""
 
 
-class Share(NamedTuple):
-    """One worker's part: its number, the common board, its own sockets."""
+def _tell_nobody(what: str, text: str) -> None:
+    """A :data:`~proxy.notify.Tell` without a supervisor."""
 
-    worker: int
-    board: Board
+
+class Share(NamedTuple):
+    """What a process is given: its sockets, and who hears how it is.
+
+    ``inherited`` sockets are a supervisor's own and outlive the service.  One
+    of several workers also has its number and the common board; ``status``
+    stays with the parent too, for the worker that follows.
+    """
+
     sockets: Sequence[socket.socket]
+    status: socket.socket | None = None
+    inherited: bool = False
+    tell: Tell = _tell_nobody
+    worker: int = 0
+    board: Board | None = None
 
 
 class Service:
@@ -71,11 +78,12 @@ class Service:
         reload: Reload | None,
         share: Share | None = None,
     ) -> None:
-        """``share`` is this process's part of the work, if it is not alone."""
+        """``share``: sockets that are bound; by default it binds them itself."""
         self.config = config
         self.log = log
         self._reload = reload
         self._share = share
+        self._tell = share.tell if share else _tell_nobody
         self.metrics = Metrics(__version__)
         self.recent = Recent()
         self.door: Door | None = None
@@ -90,6 +98,7 @@ class Service:
         self._timer: asyncio.TimerHandle | None = None
         self._listening = False
         self._started = False
+        self._configuration = "as at the start"
 
     async def start(self) -> None:
         """Bind, and serve; raises :class:`StartError`."""
@@ -105,13 +114,14 @@ class Service:
         self.backend = Backend(assemble.backend_settings(config), hostname)
         self.metrics.backend_up = self._backend_up
         share = self._share
+        board = share.board if share else None
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
             backend=self.backend,
             observer=observer,
             hostname=hostname,
             settings=self._door_settings(config, host),
-            common=share.board.common.column(share.worker) if share else None,
+            common=board.common.column(share.worker) if share and board else None,
         )
         door = self.door
         loop = asyncio.get_running_loop()
@@ -127,8 +137,7 @@ class Service:
             self._servers.append(server)
             self.addresses.append(shown(sock))
         self._listening = True
-        if config.status.address and (self._share is None or not self._share.worker):
-            await self._start_status(config.status.address)
+        await self._start_status(config.status.address)
         self._sweep()
         self._started = True
         self._say_started()
@@ -139,7 +148,7 @@ class Service:
         share = self._share
         if share is None:
             return bind_all(self.config.listen.addresses, self.log.notice)
-        before = share.board.read(share.worker)
+        before = share.board.read(share.worker) if share.board else None
         if before is not None:  # of the worker that this one replaces
             self.metrics.add({**before, "sessions": 0, "pressure": 0})
         return share.sockets
@@ -148,11 +157,16 @@ class Service:
         """Serve until TERM; the exit status."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGINT, self.stop)
+        if self._share is None or self._share.board is None:
+            loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        # Held until now: one that came meanwhile counts.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             await self.start()
+            self._tell("ready", f"serves {' '.join(self.addresses)}")
             await self._stopping.wait()
+            self._tell("stopping", "")
         finally:
             await self.close()
         return 0
@@ -165,9 +179,14 @@ class Service:
 
     def reload(self) -> None:
         """Take a new configuration for new sessions, or keep the old one."""
+        self._tell("reloading", "")
+        self._tell("reloaded", self._reloaded())
+
+    def _reloaded(self) -> str:
+        """Do it; what there is to say of it."""
         door, backend = self.door, self.backend
         if self._reload is None or door is None or backend is None:
-            return
+            return ""
         try:
             config = self._reload()
             host = assemble.qmail_host(config)
@@ -178,26 +197,31 @@ class Service:
             engine = assemble.engine(config, host, self._rule_failed, serving=True)
         except (ConfigError, StartError) as error:
             self.metrics.reloaded(ok=False)
-            self.log.notice("error", f"reload failed, the old stays: {error}")
-            return
+            text = f"reload failed, the old stays: {error}"
+            self.log.notice("error", text)
+            self._configuration = text.splitlines()[0]
+            return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
         backend.use(assemble.backend_settings(config))
         kept = _restart_only(self.config, config)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
+        self._configuration = "reloaded"
         if kept:
             self.log.notice("warning", f"only a restart changes {', '.join(kept)}")
+        return f"serves {' '.join(self.addresses)}"
 
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
         self._listening = False
         for server in self._servers:
             server.close()
-        for sock in self._sockets:
-            # Other processes may have it open, too: nobody listens any more.
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        if self._share is None or not self._share.inherited:
+            for sock in self._sockets:
+                # Other processes may have it open, too: nobody listens any more.
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
         if self.door is not None:
             await self._drain(self.door)
         if self._timer is not None:
@@ -221,28 +245,39 @@ class Service:
                 break
             for session in list(door.sessions):
                 session.shut_down(now=False)
+        if door.sessions:
+            text = f"{len(door.sessions)} transactions did not finish: cut off"
+            self.log.notice("warning", text)
         for session in list(door.sessions):
             session.shut_down(now=True)
         await asyncio.sleep(0)
 
     def _sweep(self) -> None:
         self.log.flush()  # an idle service empties its queue, too
-        if self._share is not None:
+        if self._share is not None and self._share.board is not None:
             self._share.board.show(self._share.worker, self.metrics.snapshot())
+        self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
             loop = self.door.loop
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
-    async def _start_status(self, address: str) -> None:
-        host, port = split_address(address)
+    async def _start_status(self, address: str | None) -> None:
+        share = self._share
+        if share is not None:
+            sock = None if share.worker else share.status
+        else:
+            sock = bind_status(address) if address else None
+        if sock is None:
+            return
+        where = address or shown(sock)
         self._status = StatusServer(
             self._all_metrics, self.recent, self._info, self._readiness
         )
         try:
-            self.status_port = await self._status.start(host, port)
+            self.status_port = await self._status.start_on(sock)
         except OSError as error:
-            raise StartError(bind_trouble("status.address", address, error)) from error
+            raise StartError(bind_trouble("status.address", where, error)) from error
 
     def _info(self) -> StatusInfo:
         backend = self.backend
@@ -252,6 +287,7 @@ class Service:
             addresses=tuple(self.addresses),
             backend=str(backend.settings) if backend else "",
             backend_state=self._backend_state(),
+            configuration=self._configuration,
         )
 
     def _door_settings(self, config: Config, host: QmailHost) -> DoorSettings:
@@ -270,7 +306,7 @@ class Service:
 
     def _all_metrics(self) -> Metrics:
         share = self._share
-        if share is None:
+        if share is None or share.board is None:
             return self.metrics
         return self.metrics.with_others(share.board.others(share.worker))
 
@@ -296,72 +332,26 @@ class Service:
         self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
 
     def _say_started(self) -> None:
-        if self._status is not None and self.config.status.address:
-            host = self.config.status.address.rpartition(":")[0]
+        if self._status is not None:
+            host = (self.config.status.address or "*:0").rpartition(":")[0]
             self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
         text = f"qmail-backstop {__version__} serves {where}, mode {self.config.mode}"
         self.log.notice("info", f"{text}, backend {self.config.backend.address}")
 
 
-def run(config: Config, reload: Reload | None = None) -> int:
-    """``backstop serve``: serve until TERM; the exit status."""
-    if config.listen.workers == 1:
-        return run_loop(lambda: _serve(config, reload))
-    try:
-        return _run_workers(config, reload)
-    except (StartError, BindError) as error:
-        print(f"backstop: {error}", file=sys.stderr)
-        return 2
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed; ``None`` is asyncio's."""
+    with contextlib.suppress(ImportError):
+        import uvloop
 
-
-def _run_workers(config: Config, reload: Reload | None) -> int:
-    log = _logger(config, None)
-    addresses: Sequence[str] = config.listen.addresses
-    rows: list[list[socket.socket]] = []
-    for _ in range(config.listen.workers):
-        rows.append(bind_all(addresses, log.notice, shared=True))
-        addresses = [shown(sock) for sock in rows[0]]  # port 0 is one port for all
-
-    def serve(worker: int, board: Board, sockets: Sequence[socket.socket]) -> int:
-        share = Share(worker, board, sockets)
-        return run_loop(lambda: _serve(config, reload, share))
-
-    return Parent(serve, rows, log.notice).run()
-
-
-async def _serve(
-    config: Config, reload: Reload | None, share: Share | None = None
-) -> int:
-    loop = asyncio.get_running_loop()
-
-    def soon(flush: Callable[[], None]) -> None:
-        loop.call_later(_LOG_SECONDS, flush)
-
-    log = _logger(config, soon)
-    log.capture_logging()
-    try:
-        return await Service(config, log, reload, share).run()
-    except (StartError, BindError) as error:
-        print(f"backstop: {error}", file=sys.stderr)
-        return 2
-    finally:
-        log.close()
-
-
-def _logger(config: Config, schedule: Schedule | None) -> Logger:
-    form, level = config.log.format, config.log.level
-    return Logger(sys.stderr.buffer, form=form, level=level, schedule=schedule)
+        return uvloop.new_event_loop
+    return None
 
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run on uvloop where it is installed, else on asyncio."""
-    factory = None
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
         return runner.run(main())
 
 
@@ -372,6 +362,7 @@ def _restart_only(old: Config, new: Config) -> list[str]:
         "listen.workers": (old.listen.workers, new.listen.workers),
         "status.address": (old.status.address, new.status.address),
         "log": (old.log, new.log),
+        "process": (old.process, new.process),
     }
     return [key for key, (before, after) in pairs.items() if before != after]
 

@@ -1,13 +1,14 @@
 """Several processes that share the listening addresses.
 
 Knows: how to start workers, pass signals on, replace one that dies, add up
-their numbers.  Knows not: what a worker does (``service``).  Called by
-``service``.
+their numbers, tell the supervisor.  Knows not: what a worker does (``service``).
+Called by ``process``.
 
 The parent binds a socket of its own for each worker and address (SO_REUSEPORT:
 the kernel spreads connections evenly) and keeps it open, so that what waits in
 the queue of a worker that died is served by its successor.  It has no event
-loop: it forks, waits, and passes signals on.
+loop: it forks, waits, and passes signals on.  Workers tell it by a pipe when
+they are ready; the supervisor hears of the whole service, from the parent only.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import select
 import signal
-import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from proxy import capabilities
 from proxy.front.common import Common
+from proxy.notify import Tell
 
 _SLOT = 1 << 18
 _HEAD = struct.Struct("<QI")
 _RESTART_SECONDS = 1.0
+_TICK_SECONDS = 0.5
 
 Snapshot = dict[str, Any]
 """A worker's numbers, as :meth:`proxy.observe.metrics.Metrics.snapshot` has it."""
@@ -73,84 +77,200 @@ class Board:
                 return snapshot
         return None  # its writer died while writing
 
+    def counters(self) -> list[int]:
+        """A number for each worker that grows whenever it shows something."""
+        starts = range(0, self._workers * _SLOT, _SLOT)
+        return [_HEAD.unpack_from(self._memory, start)[0] for start in starts]
+
     def others(self, worker: int) -> list[Snapshot]:
         """What the other workers show."""
         numbers = [n for n in range(self._workers) if n != worker]
         return [s for s in map(self.read, numbers) if s is not None]
 
 
-Serve = Callable[[int, Board, Sequence[socket.socket]], int]
+Serve = Callable[[int, Board, Tell], int]
 """What a worker does, with its number; its exit status."""
 
 Say = Callable[[str, str], None]
 """Takes a level and a text for the log."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Parent:
     """Starts the workers and waits for them."""
 
     def __init__(
-        self, serve: Serve, sockets: Sequence[Sequence[socket.socket]], say: Say
+        self,
+        workers: int,
+        serve: Serve,
+        say: Say,
+        tell: Tell,
+        reload: Callable[[], None],
+        watchdog: float = 0.0,
     ) -> None:
-        """``sockets`` are bound, a row for each worker."""
+        """``tell`` hears how they all are, ``alive`` only with a ``watchdog``;
+        ``reload`` is for what later workers start with."""
+        self._count = workers
         self._serve = serve
-        self._sockets = sockets
         self._say = say
-        self._board = Board(len(sockets))
+        self._tell = tell
+        self._watchdog = watchdog
+        self._reload = reload
+        self._board = Board(workers)
         self._workers: dict[int, int] = {}  # process number: worker
+        self._due: dict[int, float] = {}  # worker: when to replace it
+        self._waiting = set(range(workers))  # who has not said that it is ready
+        self._seen = [0] * workers
         self._stopping = False
         self._status = 0
 
     def run(self) -> int:
-        """Until TERM; the worst of the workers' exit statuses."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._pass_on)
-        for worker in range(len(self._sockets)):
+        """Until TERM; 0, 2 if the workers cannot start, 1 if one ended badly."""
+        self._wake, self._waker = _pipe()
+        self._news, self._teller = _pipe()
+        for number in (*_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, _nothing)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._news, select.POLLIN)
+        for worker in range(self._count):
             self._start(worker)
-        while self._workers:
-            process, status = os.wait()
-            worker = self._workers.pop(process, -1)
-            if worker >= 0:
-                self._ended(worker, process, os.waitstatus_to_exitcode(status))
+        while self._workers or self._due:
+            hurried = self._due or self._watchdog
+            poll.poll(_TICK_SECONDS * 1000 if hurried else None)
+            for byte in _read(self._wake):
+                self._signalled(byte)
+            for line in _read(self._news).decode().splitlines():
+                self._heard(*line.split(" ", 2))
+            self._reap()
+            self._replace()
+            self._alive()
         return self._status
 
     def _start(self, worker: int) -> None:
+        parent = os.getpid()
         # A signal that comes between fork and the child's own handlers must
-        # not be passed on by the child.
-        signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        # not be passed on by the child; the child takes HUP when it can.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         process = os.fork()
         if process == 0:
-            for number in signals:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             status = 1
             try:
-                status = self._serve(worker, self._board, self._sockets[worker])
+                self._settle_in(parent)
+                status = self._serve(worker, self._board, self._teller_of(worker))
             finally:
                 os._exit(status)
         self._workers[process] = worker
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _settle_in(self, parent: int) -> None:
+        """What the child undoes of the parent."""
+        signal.set_wakeup_fd(-1)
+        for usual in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(usual, signal.SIG_DFL)
+        # A terminal sends it to all; the parent passes TERM on, and two would
+        # end a worker at once.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+        capabilities.end_with_parent()
+        if os.getppid() != parent:
+            os._exit(1)
+
+    def _teller_of(self, worker: int) -> Tell:
+        def tell(what: str, text: str) -> None:
+            if what in ("ready", "reloaded"):
+                line = f"{worker} {what} {text}"
+                os.write(self._teller, line.encode()[: select.PIPE_BUF - 1] + b"\n")
+
+        return tell
+
+    # What happens.
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._waiting.update(range(self._count))
+            self._tell("reloading", "")
+            self._reload()
+            self._pass_on(signal.SIGHUP)
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            self._stop()
+
+    def _heard(self, worker: str, what: str, text: str) -> None:
+        self._waiting.discard(int(worker))
+        if not self._waiting and not self._stopping:
+            self._tell(what, text)
+
+    def _reap(self) -> None:
+        try:
+            while self._workers:
+                process, status = os.waitpid(-1, os.WNOHANG)
+                if not process:
+                    return
+                worker = self._workers.pop(process, -1)
+                if worker >= 0:
+                    self._ended(worker, process, os.waitstatus_to_exitcode(status))
+        except ChildProcessError:
+            return
 
     def _ended(self, worker: int, process: int, status: int) -> None:
-        if self._stopping or status == 0:
-            self._status = max(self._status, abs(status))
-        elif status == 2:  # it cannot start, and neither could its successor
+        if status in (0, -signal.SIGTERM) and self._stopping:
+            return
+        if status == 2:  # it cannot start, and neither could its successor
             self._status = 2
-            self._stop(signal.SIGTERM, None)
-        else:
-            how = f"signal {-status}" if status < 0 else f"status {status}"
-            text = f"worker {worker} (process {process}) ended with {how}: replaced"
+            self._stop()
+            return
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        text = f"worker {worker} (process {process}) ended with {how}"
+        if self._stopping:
+            self._status = self._status or 1
             self._say("error", text)
-            time.sleep(_RESTART_SECONDS)  # should it die at once, again and again
-            if not self._stopping:
-                self._start(worker)
+            return
+        self._say("error", f"{text}: replaced")
+        # Not at once, should it die again and again.
+        self._due[worker] = time.monotonic() + _RESTART_SECONDS
 
-    def _stop(self, number: int, frame: object) -> None:
+    def _replace(self) -> None:
+        now = time.monotonic()
+        for worker in [w for w, when in self._due.items() if when <= now]:
+            del self._due[worker]
+            self._start(worker)
+
+    def _alive(self) -> None:
+        """The service is, if every worker has shown something anew."""
+        counters = self._board.counters()
+        moved = all(a != b for a, b in zip(counters, self._seen, strict=True))
+        if self._watchdog and moved:
+            self._seen = counters
+            self._tell("alive", "")
+
+    def _stop(self) -> None:
+        if not self._stopping:
+            self._tell("stopping", "")
         self._stopping = True
-        self._pass_on(signal.SIGTERM, frame)
+        self._due.clear()
+        self._pass_on(signal.SIGTERM)
 
-    def _pass_on(self, number: int, frame: object) -> None:
-        for process in list(self._workers):
+    def _pass_on(self, number: signal.Signals) -> None:
+        for process in self._workers:
             os.kill(process, number)
+
+
+def _pipe() -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
+
+
+def _read(pipe: int) -> bytes:
+    try:
+        return os.read(pipe, 1 << 16)
+    except BlockingIOError:
+        return b""
+
+
+def _nothing(number: int, frame: object) -> None:
+    """A handler, so that the wake-up descriptor is written to."""

@@ -15,9 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from proxy.config.values import (
     UNIX,
     AbsolutePath,
+    AccountName,
     Address,
     BackendAddress,
     Character,
+    Descriptor,
     HostName,
     IPNetwork,
     IPv4,
@@ -322,6 +324,44 @@ class Relay(Section):
     )
 
 
+class Process(Section):
+    """Whose rights the front door has, and who is told of it. Started as root, it
+    binds its addresses and then becomes another user. Read at the start only."""
+
+    user: AccountName | None = Field(
+        default=None,
+        examples=["backstop"],
+        description="The user to become, by name or number, when started as root."
+        " Best one that nothing else runs as. Default: the first of backstop, qmaild,"
+        " nobody that this machine has.",
+    )
+    group: AccountName | None = Field(
+        default=None,
+        examples=["backstop"],
+        description="The group to go with it; there are no supplementary ones."
+        " Default: the user's own.",
+    )
+    keep_read_capability: bool | None = Field(
+        default=None,
+        examples=[True],
+        description="Keep CAP_DAC_READ_SEARCH, and no other right: dot-qmail files in"
+        " closed homes can be read, as qmail-local reads them; nothing can be written."
+        " true: do not start without it. false: recipients whose home is closed to the"
+        " user are deferred. Default: it is kept where the process has it.",
+    )
+    allow_root: bool = Field(
+        default=False,
+        description="Stay root, with all of root's rights, when started as root. Set"
+        " it to true only where no other user can be had.",
+    )
+    readiness_fd: Descriptor | None = Field(
+        default=None,
+        examples=[3],
+        description="A descriptor that gets a newline when mail is taken, and is closed"
+        " then: the number in s6's notification-fd. systemd needs no key.",
+    )
+
+
 class Config(Section):
     """The whole configuration. Made by :func:`proxy.config.load`; keyword
     arguments make one that asks neither file nor environment."""
@@ -348,6 +388,7 @@ class Config(Section):
     log: Log = Log()
     limits: Limits = Limits()
     relay: Relay = Relay()
+    process: Process = Process()
 
     # Set by ``sources``.
     _source: Path | None = PrivateAttr(default=None)

@@ -132,6 +132,16 @@ def _checked_ipv4(text: str) -> str:
         ) from None
 
 
+_ACCOUNT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?")
+
+
+def _checked_account(value: object) -> object:
+    text = str(value) if type(value) is int else value
+    if isinstance(text, str) and not _ACCOUNT.fullmatch(text):
+        raise _wrong("is not the name or number of an account", 'write it like "joe"')
+    return text
+
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -197,4 +207,6 @@ HostName = Annotated[str, AfterValidator(_checked_hostname)]
 IPv4 = Annotated[str, AfterValidator(_checked_ipv4)]
 Character = Annotated[str, AfterValidator(_checked_break)]
 Text = Annotated[str, AfterValidator(_without_nul)]
+AccountName = Annotated[str, BeforeValidator(_checked_account)]
+Descriptor = Annotated[int, BeforeValidator(_number_only), Field(ge=3, le=1 << 20)]
 IPNetwork = Annotated[Network, BeforeValidator(_network)]

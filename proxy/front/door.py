@@ -9,6 +9,7 @@ Knows not: the dialogue.  Made by the service; used by every
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING
 from proxy.backend.pool import Backend
 from proxy.front.client import client_key, client_number
 from proxy.front.common import DELIVERED, GUESSED, Column
-from proxy.front.harvest import Harvest, HarvestSettings
+from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
 from proxy.front.pressure import Patience, Pressure, limits_under
 from proxy.front.trusted import NOBODY, Trusted
-from proxy.observe.events import Observer, PressureChanged, Turned
+from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
 from proxy.rules.engine import Engine
 from proxy.smtp import replies
 from proxy.smtp.driver import Banner, Limits
@@ -86,6 +87,8 @@ class Door:
     ) -> None:
         self.backend = backend
         self.observer = observer
+        self.loop = asyncio.get_running_loop()
+        self._clock = clock or self.loop.time
         self.sessions: set[Session] = set()
         self._common = common
         self._harvest = Harvest()
@@ -93,9 +96,6 @@ class Door:
         self.configure(engine, hostname, settings)
         self.closing = False
         self._lingering: list[tuple[float, asyncio.Transport]] = []
-        self.loop = asyncio.get_running_loop()
-        self._clock = clock or self.loop.time
-        self.now = self._clock()
         self._by_client: dict[str, int] = {}
         # Distinguishes this start of this process in the logs.
         self._prefix = secrets.token_hex(3)
@@ -116,6 +116,13 @@ class Door:
         self._be_patient()
         if self._pressure.level != level:
             self._say_pressure()
+
+    def _set_clock(self) -> None:
+        """Coarse time, and when a client that is silent from now on is too
+        late: the same for all sessions, so it is reckoned once."""
+        self.now = self._clock()
+        limit = self.patience.command_timeout
+        self.command_deadline = self.now + limit if limit else math.inf
 
     def next_id(self) -> str:
         """A session id, unique among all starts of the service."""
@@ -166,16 +173,22 @@ class Door:
         if len(self.sessions) <= self._pressure.down:
             self._look_at_pressure()
 
-    def guessed(self, client: str) -> float:
-        """A recipient of a client was refused for want of a mailbox: the seconds
-        by which to hold that back; see :meth:`Harvest.guessed`."""
+    def guessed(self, session: str, client: str, refusal: Reply) -> tuple[Reply, float]:
+        """A recipient was refused for want of a mailbox: what to tell the client
+        (``refusal``, or 421), and the seconds by which to hold that back."""
         trusted = self.settings.trusted
         if self.settings.harvest is None or (trusted and client in trusted):
-            return 0.0
+            return refusal, 0.0
         number = client_number(client)
         if self._common is not None:
             self._common.tell(number, GUESSED)
-        return self._harvest.guessed(number, self.now)
+        delay = self._harvest.guessed(number, self.now)
+        if delay == REFUSE:
+            self.observer(LimitHit(session, client, "harvest_refuse_after"))
+            return replies.TOO_MANY_GUESSES, 0.0
+        if 0 < delay <= 1.0:  # the first
+            self.observer(LimitHit(session, client, "harvest_delay_after"))
+        return refusal, delay
 
     def delivered(self, client: str) -> None:
         """Mail of a client was accepted."""
@@ -194,7 +207,8 @@ class Door:
 
     def sweep(self) -> None:
         """Move the coarse clock and end what is overdue; once a second."""
-        self.now = now = self._clock()
+        self._set_clock()
+        now = self.now
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
         lingering, self._lingering = self._lingering, []
@@ -240,6 +254,7 @@ class Door:
         self.patience = usual.under(step)
         self.session_limits = limits_under(settings.session, step)
         self.backend.kept_at_most = step.kept
+        self._set_clock()
 
     def _say_pressure(self) -> None:
         count, cap = self._connections(), self.settings.connections

@@ -22,7 +22,6 @@ from aiosmtpd.smtp import SMTP
 from proxy.backend.conversation import Conversation
 from proxy.front.deadlines import REPLIES, granted, overdue
 from proxy.front.door import Door
-from proxy.front.harvest import REFUSE
 from proxy.front.pace import Pace
 from proxy.observe.events import (
     BackendFailed,
@@ -102,8 +101,14 @@ class Session(SMTP):
     def data_received(self, data: bytes) -> None:
         if self._gone:
             return
-        self._dialogue.receive(data)
-        self._after()
+        dialogue = self._dialogue
+        dialogue.receive(data)
+        deadline = self._door.command_deadline
+        free = self._reading and not (self._blocked or self._eof)
+        if free and dialogue.idle and deadline < self._oldest:
+            self.deadline = deadline  # most often
+        else:
+            self._after()
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read (RFC 5321 has no rule
@@ -169,7 +174,7 @@ class Session(SMTP):
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
         sender = self._dialogue.sender
-        question = Question(recipient, sender, self._client, None, self._since)
+        question = Question(recipient, sender, self._client, None, self._since, False)
         verdict = self._engine.ask(question)
         self._since = time.monotonic()
         if isinstance(verdict, Verdict):
@@ -230,7 +235,7 @@ class Session(SMTP):
         argument = self._arguments.pop(0)
         if not reply.positive:
             if reply.code == 550:
-                self._door.guessed(self._client)
+                self._door.guessed(self._id, self._client, reply)
             self._door.observer(
                 BackendRefusedRecipient(
                     self._id, self._client, read_path(argument), reply.text
@@ -315,17 +320,10 @@ class Session(SMTP):
     def _guessed(self, refusal: Reply) -> Reply | Pending:
         """The refusal of somebody who may be guessing: now, later, or 421."""
         door = self._door
-        delay = door.guessed(self._client)
-        if not delay:
-            return refusal
-        if delay == REFUSE:
-            self.limit_reached("harvest_refuse_after")
-            return replies.TOO_MANY_GUESSES
-        if delay <= 1.0:  # the first
-            self.limit_reached("harvest_delay_after")
-        if self._conversation is not None:
-            return refusal  # it may hold a connection to the backend: no waiting
-        self._held = refusal
+        reply, delay = door.guessed(self._id, self._client, refusal)
+        if not delay or self._conversation is not None:
+            return reply  # nobody waits with a connection to the backend
+        self._held = reply
         self.deadline = door.now + delay
         return Pending.LATER
 
@@ -382,14 +380,16 @@ class Session(SMTP):
             if self._held is None:
                 self.deadline = _NEVER  # the backend's deadlines hold
             return
-        limit = granted(dialogue, self._door.patience)
-        deadline = self._door.now + limit if limit else _NEVER
-        if dialogue.state is not State.COMMAND:
+        door = self._door
+        if dialogue.state is State.COMMAND:
+            deadline, end = door.command_deadline, self._oldest
+            if dialogue.mail_argument is not None:
+                # Too old, but it may finish what it has begun.
+                end += door.patience.command_timeout
+        else:
+            limit = door.patience.data_timeout
+            deadline = door.now + limit if limit else _NEVER
             end = self._pace.ends if self._pace is not None else _NEVER
-        elif dialogue.mail_argument is None:
-            end = self._oldest
-        else:  # too old, but it may finish what it has begun
-            end = self._oldest + limit
         self.deadline = deadline if deadline < end else end
 
     def _flow(self) -> None:

@@ -42,14 +42,17 @@ def bind_all(
     return sockets
 
 
-def bind(address: str, *, shared: bool = False) -> socket.socket:
-    """A bound TCP socket; raises :class:`BindError`."""
+def bind(
+    address: str, *, shared: bool = False, key: str = "listen.addresses"
+) -> socket.socket:
+    """A bound TCP socket; ``key`` is where the address was configured.  Raises
+    :class:`BindError`."""
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise NoSuchFamily(bind_trouble("listen.addresses", address, error)) from error
+        raise NoSuchFamily(bind_trouble(key, address, error)) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
@@ -63,8 +66,13 @@ def bind(address: str, *, shared: bool = False) -> socket.socket:
         # IPv6 may be there, and be disabled.
         without = host == "::" and error.errno == errno.EADDRNOTAVAIL
         kind = NoSuchFamily if without else BindError
-        raise kind(bind_trouble("listen.addresses", address, error)) from error
+        raise kind(bind_trouble(key, address, error)) from error
     return sock
+
+
+def bind_status(address: str) -> socket.socket:
+    """As :func:`bind`, for the status page."""
+    return bind(address, key="status.address")
 
 
 def split_address(address: str) -> tuple[str, int]:

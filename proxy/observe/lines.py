@@ -137,7 +137,8 @@ def _shape(kind: type[Event], name: str, level: str = "info") -> _Shape:
 
 
 _SHAPES: dict[type[Event], _Shape] = {
-    Connected: _shape(Connected, "connect"),
+    # The line at the end of a session says all that this does.
+    Connected: _shape(Connected, "connect", level="debug"),
     Disconnected: _shape(Disconnected, "disconnect"),
     Turned: _shape(Turned, "turned-away"),
     RecipientDecided: _shape(RecipientDecided, "recipient"),
@@ -223,19 +224,31 @@ def _recipient_body(shape: _Shape, event: RecipientDecided) -> str:
     )
 
 
-class Clock:
+def _disconnect_body(shape: _Shape, event: Disconnected) -> str:
+    """:func:`_body` for the end of a session, as above."""
+    session, client, why, seconds, recipients, refused, messages = event
+    words = session + client + why
+    if not (session and client and why and _WORD(words)) or len(words) > VALUE_MAX:
+        return _body(shape, event)
+    return (
+        f"disconnect session={session} client={client} why={why} "
+        f"seconds={seconds:.3f} recipients={recipients} refused={refused} "
+        f"messages={messages}"
+    )
+
+
+class TimeText:
     """The time of day as text; what is the same as last time is kept."""
 
-    __slots__ = ("_millisecond", "_now", "_prefix", "_second", "_text")
+    __slots__ = ("_millisecond", "_prefix", "_second", "_text")
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._millisecond = self._second = -1
         self._prefix = self._text = ""
 
-    def __call__(self) -> str:
-        """``2026-11-23T00:00:00.123Z``."""
-        millisecond = int(self._now() * 1000)
+    def __call__(self, when: float) -> str:
+        """``2026-11-23T00:00:00.123Z`` for seconds since the epoch."""
+        millisecond = int(when * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             second, rest = divmod(millisecond, 1000)
@@ -247,30 +260,35 @@ class Clock:
 
 
 class Formatter:
-    """Makes the line of an event; ``now`` gives seconds since the epoch."""
+    """Makes the line of an event."""
 
-    def __init__(self, form: Form, now: Callable[[], float]) -> None:
+    def __init__(self, form: Form) -> None:
         self._form = form
-        self._clock = Clock(now)
+        self._time = TimeText()
 
-    def line(self, event: Event) -> str:
-        """The line, with its newline."""
+    def line(self, event: Event, when: float) -> str:
+        """The line, with its newline; ``when`` in seconds since the epoch."""
         shape = _SHAPES[type(event)]
         level = shape.level or _level(event)
         if self._form == "json":
-            head = {"time": self._clock(), "level": level, "event": shape.name}
+            head = {"time": self._time(when), "level": level, "event": shape.name}
             # DEL is ASCII to the encoder, but not printable.
             text = _JSON(head | _json_fields(shape, event))
             return text.replace("\x7f", "\\u007f") + "\n"
         if isinstance(event, RecipientDecided):
             body = _recipient_body(shape, event)
+        elif isinstance(event, Disconnected):
+            body = _disconnect_body(shape, event)
         else:
             body = _body(shape, event)
         if self._form == "bare":
             return f"level={level} event={body}\n"
-        return f"time={self._clock()} level={level} event={body}\n"
+        return f"time={self._time(when)} level={level} event={body}\n"
+
+
+_NUMBERS = {kind: LEVELS.get(shape.level, 0) for kind, shape in _SHAPES.items()}
 
 
 def level_of(event: Event) -> int:
     """The event's level, as a number of ``logging``."""
-    return LEVELS[_SHAPES[type(event)].level or _level(event)]
+    return _NUMBERS[type(event)] or LEVELS[_level(event)]

@@ -21,18 +21,19 @@ Schedule = Callable[[Callable[[], None]], object]
 
 QUEUE_MAX = 1 << 20
 """Bytes of lines that wait for the stream; further lines are lost."""
+_EVENTS_MAX = 500  # that wait to become lines
 
 
 class Logger:
     """An ``Observer`` that writes lines.
 
-    ``schedule`` is called with :meth:`flush` when a line is queued and none
-    waits yet, so that all lines of one turn of the loop are one write; without
-    it, every line is written at once.  When the stream takes no more, up to
-    :data:`QUEUE_MAX` bytes of lines are kept, and it is tried again with
-    later lines, or whenever :meth:`flush` is called; when it has taken what was
-    kept, one line tells how many were lost.  For one thread; where others log,
-    ``schedule`` must be ``call_soon_threadsafe``.
+    ``schedule`` is called with :meth:`flush` when something happened and nothing
+    waits yet, so that the lines of some time are made and written together,
+    which is cheaper; without it, every line is written at once.  When the
+    stream takes no more, up to :data:`QUEUE_MAX` bytes of lines are kept, and
+    it is tried again with later lines, or whenever :meth:`flush` is called; when
+    it has taken what was kept, one line tells how many were lost.  For one
+    thread; where others log, ``schedule`` must be ``call_soon_threadsafe``.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Logger:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._output = Output(stream)
-        self._formatter = Formatter(form, now)
+        self._formatter = Formatter(form)
         self._threshold = LEVELS[level]
         self._schedule = schedule
         self._now = now
+        self._events: list[tuple[float, Event]] = []  # not lines yet
         self._lines: list[str] = []
         self._rest = b""  # what the stream has not taken; may begin in a line
         self._queued = 0
@@ -61,7 +63,7 @@ class Logger:
     def __call__(self, event: Event) -> None:
         """Queue the event's line."""
         if level_of(event) >= self._threshold:
-            self._queue(self._formatter.line(event))
+            self._add(event)
 
     def notice(self, level: str, text: str) -> None:
         """Queue a line about the service itself."""
@@ -70,6 +72,10 @@ class Logger:
     def flush(self) -> None:
         """Write what is queued, as far as the stream takes it."""
         self._scheduled = False
+        self._make_lines()
+        self._write()
+
+    def _write(self) -> None:
         data = self._rest + "".join(self._lines).encode("ascii")
         self._lines.clear()
         taken = self._output.write(data)
@@ -83,7 +89,7 @@ class Logger:
             text = f"{self._untold} log lines were lost"
             self._untold = 0
             # Past the level: it is about the other lines.
-            self._queue(self._formatter.line(Notice("warning", text)))
+            self._add(Notice("warning", text))
 
     def capture_logging(self) -> None:
         """Take what libraries log or warn about, until :meth:`close`."""
@@ -102,18 +108,27 @@ class Logger:
         self._schedule = None
         self.flush()
 
-    def _queue(self, line: str) -> None:
-        size = len(line)
-        if self._queued + size > QUEUE_MAX and self._failed is None:
-            self.flush()
-        if self._queued + size > QUEUE_MAX:
-            self._untold += 1
-            self.lost += 1
-        else:
-            self._lines.append(line)
-            self._queued += size
+    def _add(self, event: Event) -> None:
+        self._events.append((self._now(), event))
+        if len(self._events) >= _EVENTS_MAX:
+            self._make_lines()
         if not self._scheduled:
             self._plan()
+
+    def _make_lines(self) -> None:
+        events, self._events = self._events, []
+        line_of = self._formatter.line
+        for when, event in events:
+            line = line_of(event, when)
+            size = len(line)
+            if self._queued + size > QUEUE_MAX and self._failed is None:
+                self._write()
+            if self._queued + size > QUEUE_MAX:
+                self._untold += 1
+                self.lost += 1
+            else:
+                self._lines.append(line)
+                self._queued += size
 
     def _plan(self) -> None:
         failed = self._failed

@@ -135,6 +135,13 @@ TABLE = (
         "Configurations read anew on HUP, by outcome: taken, or failed (the old "
         "one stays).",
     ),
+    Entry(
+        "backstop_configuration_current",
+        "gauge",
+        (),
+        "1 if the configuration in force is the one that was read last; 0 after a "
+        "HUP with a bad one.",
+    ),
     Entry("backstop_build_info", "gauge", ("version",), "Always 1."),
     Entry(
         "backstop_start_time_seconds",
@@ -211,6 +218,7 @@ class Metrics:
         self.backend_failures: _Counts = {}
         self.limits_hit: _Counts = {}
         self.reloads = _zeros("taken", "failed")
+        self.current = True  # the configuration
         self._registry = CollectorRegistry()
         self._registry.register(_Exporter(self))
         ProcessCollector(registry=self._registry)
@@ -249,6 +257,7 @@ class Metrics:
     def reloaded(self, *, ok: bool) -> None:
         """The configuration was read anew."""
         _count(self.reloads, "taken" if ok else "failed")
+        self.current = ok
 
     def answered(self, verdict: str) -> int:
         """Recipients that were answered ``verdict``, by whatever rule."""
@@ -264,7 +273,8 @@ class Metrics:
         for name in _COUNTED:
             shown[name] = [[*labels, n] for labels, n in getattr(self, name).items()]
         shown["pressure"] = self.pressure
-        return shown | {"started": self.started, "up": self.backend_up()}
+        up, current = self.backend_up(), self.current
+        return shown | {"started": self.started, "up": up, "current": current}
 
     def with_others(self, others: Sequence[Mapping[str, Any]]) -> Metrics:
         """These numbers and those of other processes, as one."""
@@ -273,6 +283,7 @@ class Metrics:
         total.started = min(each["started"] for each in everybody)
         up = all(each["up"] for each in everybody)
         total.backend_up = lambda: up
+        total.current = all(each["current"] for each in everybody)
         for each in everybody:
             total.add(each)
         return total
@@ -305,6 +316,7 @@ class Metrics:
             "backstop_pressure": {(): self.pressure},
             "backstop_backend_up": {(): 1 if self.backend_up() else 0},
             "backstop_reloads_total": self.reloads,
+            "backstop_configuration_current": {(): 1 if self.current else 0},
             "backstop_build_info": {(self._version,): 1},
             "backstop_start_time_seconds": {(): self.started},
         }

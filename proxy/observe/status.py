@@ -10,6 +10,7 @@ and nothing from elsewhere, and its policy forbids both.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,32 +41,30 @@ class Recent:
     def __init__(
         self, limit: int = 20, *, now: Callable[[], float] = time.time
     ) -> None:
-        self._refusals: deque[Refusal] = deque(maxlen=limit)
+        # Shown far more seldom than kept: a Refusal is made when it is shown.
+        self._kept: deque[tuple[float, RecipientDecided | BackendRefusedRecipient]]
+        self._kept = deque(maxlen=limit)
         self._now = now
 
     def __call__(self, event: Event) -> None:
         """Keep it, if it is one."""
         if isinstance(event, RecipientDecided):
-            if "reject" in (event.verdict, event.observed):
-                self._keep(event, event.rule, event.reason, bool(event.observed))
+            if event.verdict == "reject" or event.observed == "reject":
+                self._kept.append((self._now(), event))
         elif isinstance(event, BackendRefusedRecipient) and event.reply[:1] == "5":
-            self._keep(event, "backend", event.reply, False)
+            self._kept.append((self._now(), event))
 
     def __iter__(self) -> Iterator[Refusal]:
         """The newest first."""
-        return reversed(self._refusals)
+        return (_refusal(when, event) for when, event in reversed(self._kept))
 
-    def _keep(
-        self,
-        event: RecipientDecided | BackendRefusedRecipient,
-        rule: str,
-        reason: str,
-        observed: bool,
-    ) -> None:
-        refusal = Refusal(
-            self._now(), event.client, event.recipient, rule, reason, observed
-        )
-        self._refusals.append(refusal)
+
+def _refusal(when: float, event: RecipientDecided | BackendRefusedRecipient) -> Refusal:
+    client, recipient = event.client, event.recipient
+    if isinstance(event, RecipientDecided):
+        observed = bool(event.observed)
+        return Refusal(when, client, recipient, event.rule, event.reason, observed)
+    return Refusal(when, client, recipient, "backend", event.reply, False)
 
 
 class StatusInfo(NamedTuple):
@@ -76,6 +75,7 @@ class StatusInfo(NamedTuple):
     addresses: tuple[str, ...]
     backend: str
     backend_state: str
+    configuration: str = "as at the start"
 
 
 Readiness = Callable[[], str]
@@ -134,6 +134,7 @@ def page(
         ("up for", _duration(now - metrics.started)),
         ("listening on", ", ".join(info.addresses) or "nothing"),
         ("backend", f"{info.backend} ({info.backend_state})"),
+        ("configuration", info.configuration),
         ("sessions now", str(metrics.sessions)),
         ("connections", str(metrics.connections)),
         ("recipients prevented", str(metrics.answered("reject"))),
@@ -213,12 +214,19 @@ class StatusServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port, chosen by the system for 0.  Raises ``OSError``."""
+        return await self._start(lambda runner: web.TCPSite(runner, host, port))
+
+    async def start_on(self, sock: socket.socket) -> int:
+        """As :meth:`start`, on a socket that is bound."""
+        return await self._start(lambda runner: web.SockSite(runner, sock))
+
+    async def _start(self, site: Callable[[web.AppRunner], web.BaseSite]) -> int:
         runner = web.AppRunner(
             self._application(), access_log=None, shutdown_timeout=1.0
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            await site(runner).start()
         except BaseException:
             await runner.cleanup()
             raise

@@ -29,6 +29,9 @@ _UNREAD: frozenset[bytes] = frozenset({b"/"})  # no name
 
 Identity = tuple[int, int, int, int, int]
 
+# Answers by domain that are kept beside a control file's content.
+_ANSWERS_MAX = 1_000
+
 
 def identity(status: Status) -> Identity:
     """What changes whenever the content may have changed."""
@@ -39,6 +42,15 @@ def identity(status: Status) -> Identity:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
+
+
+def keep(answers: dict[bytes, T], key: bytes, answer: T) -> T:
+    """Remember ``answer``; strangers choose the keys, so their number is
+    bounded."""
+    if len(answers) >= _ANSWERS_MAX:
+        answers.clear()
+    answers[key] = answer
+    return answer
 
 
 class FileCache:

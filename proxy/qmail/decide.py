@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from proxy.qmail import send, smtpd
+from proxy.qmail.cache import keep
 from proxy.qmail.control import ControlError
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
-from proxy.qmail.local import Delivery, Ending, Envelope, deliver
+from proxy.qmail.local import (
+    NO_DELIVERY,
+    NO_MAILBOX,
+    Delivery,
+    Ending,
+    Envelope,
+    deliver,
+)
 from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller, getpw
-from proxy.qmail.trail import Trail
+from proxy.qmail.trail import SILENT, Step, Trail
 from proxy.qmail.users import AssignError, assigned
+from proxy.smtp.path import ADDRESS_MAX
 
 # Forwards that fork at every step would grow without end; qmail itself stops
 # only at a Delivered-To line that it has seen before.
@@ -42,7 +52,8 @@ class Outcome(enum.Enum):
     BROKEN = "broken"
 
 
-@dataclass(slots=True)
+# Compared by identity: the common ones are made once.
+@dataclass(frozen=True, eq=False, slots=True)
 class Decision:
     """The outcome with its reasons.
 
@@ -55,7 +66,13 @@ class Decision:
     reason: str
     undecided: bool = False
     open_relay: bool = False
-    trail: Trail = field(default_factory=Trail)
+    trail: Sequence[Step] = ()
+
+
+UNKNOWN = Decision(Outcome.BOUNCE, NO_MAILBOX)
+DELIVERED = Decision(Outcome.DELIVER, "delivered")
+REMOTE = Decision(Outcome.REMOTE, "routed to a remote host")
+NOT_RELAYED = Decision(Outcome.NOT_RELAYED, "the domain is not in rcpthosts")
 
 
 def decide(
@@ -64,23 +81,31 @@ def decide(
     sender: bytes = b"",
     relayclient: bytes | None = None,
     since: float = math.inf,
+    *,
+    traced: bool = True,
 ) -> Decision:
     """What qmail would do with ``recipient``, a path as bytes
     (:func:`proxy.smtp.path.read_path`).
 
     ``relayclient`` is the variable of that name (qmail-smtpd.8): if set,
     rcpthosts is not consulted and its value is appended to the address.
-    ``since`` is how fresh the answer must be (:meth:`QmailHost.moment`).
-    Never raises for anything that the files may contain.
+    ``since`` is how fresh the answer must be (:meth:`QmailHost.moment`);
+    ``traced`` asks for the reasons.  Never raises for anything that the files
+    may contain.
     """
-    trail = Trail()
     moment = host.moment(since)
-    decision = _gate_and_journey(host, moment, recipient, sender, relayclient, trail)
-    decision.trail = trail
-    return decision
+    if not traced:
+        if relayclient is None:
+            local = _plain_local(moment, recipient, sender)
+            if local is not None:
+                return _arrived(host, moment, local, recipient, sender)
+        return _decide(host, moment, recipient, sender, relayclient, SILENT)
+    trail = Trail()
+    decision = _decide(host, moment, recipient, sender, relayclient, trail)
+    return replace(decision, trail=trail)
 
 
-def _gate_and_journey(
+def _decide(
     host: QmailHost,
     moment: Moment,
     recipient: bytes,
@@ -97,10 +122,60 @@ def _gate_and_journey(
         return refusal
     try:
         decision = _Journey(host, moment, trail).decide(gate.recipient, gate.sender)
-        decision.open_relay = gate.open_relay
-        return decision
     except _Trouble as error:
         return Decision(Outcome.DEFER, _note_trouble(host, error, trail))
+    return replace(decision, open_relay=True) if gate.open_relay else decision
+
+
+def _plain_local(moment: Moment, recipient: bytes, sender: bytes) -> bytes | None:
+    """The local name that an ordinary recipient gets, if its domain is known.
+
+    What the gate and the routing make of a domain's ordinary addresses is
+    remembered (:func:`_prefix`): a dictionary attack asks for one domain over
+    and over.  ``None`` sends the recipient the long way.
+    """
+    box, _, domain = recipient.rpartition(b"@")
+    if not box or len(recipient) > ADDRESS_MAX or len(sender) > ADDRESS_MAX:
+        return None
+    # An address literal or a NUL, in either path (smtpd.envelope_address).
+    both = recipient + sender
+    if b"[" in both or b"\0" in both:
+        return None
+    try:
+        prefix = moment.prefixes[domain]
+    except KeyError:
+        prefix = keep(moment.prefixes, domain, _prefix(moment, domain))
+    return None if prefix is None else prefix + box
+
+
+def _prefix(moment: Moment, domain: bytes) -> bytes | None:
+    """What virtualdomains puts before the local part of every ordinary address
+    at ``domain``; ``None`` unless the domain alone decides that such an address
+    is accepted and local."""
+    try:
+        gate, routes = moment.smtpd(), moment.send()
+        if gate.badmailfrom or gate.rcpthosts is None:
+            return None
+        if routes.percenthack or routes.by_address:
+            return None
+        address = b"x@" + domain
+        if not smtpd.domain_allowed(gate, address, SILENT):
+            return None
+        route = send.route(routes, address, SILENT)
+    except _Trouble:
+        return None
+    return route.address[: -len(address)] if route.is_local else None
+
+
+def _arrived(
+    host: QmailHost, moment: Moment, local: bytes, recipient: bytes, sender: bytes
+) -> Decision:
+    """The decision on an address whose way as far as qmail-lspawn is known."""
+    envelope = Envelope(local, recipient[recipient.rfind(b"@") + 1 :], sender)
+    try:
+        return _Journey(host, moment, SILENT).arrived(envelope)
+    except _Trouble as error:
+        return Decision(Outcome.DEFER, str(error))
 
 
 _Trouble = (ControlError, CannotTell, KernelError)
@@ -146,7 +221,7 @@ class _Gate:
             trail.add(b"control/rcpthosts", "does not exist: every domain is allowed")
             self.open_relay = True
         elif not smtpd.domain_allowed(settings, address, trail):
-            return Decision(Outcome.NOT_RELAYED, "the domain is not in rcpthosts")
+            return NOT_RELAYED
         self.recipient = address
         return None
 
@@ -171,25 +246,32 @@ class _Journey:
         self.moment = moment
         self.trail = trail
         self.deliveries = 0
-        self.settings = moment.send()
 
     def decide(self, recipient: bytes, sender: bytes) -> Decision:
-        route = send.route(self.settings, recipient, self.trail)
+        route = send.route(self.moment.send(), recipient, self.trail)
         if not route.is_local:
-            return Decision(Outcome.REMOTE, "routed to a remote host")
+            return REMOTE
         envelope = Envelope(
             *route.local_and_host(), send.sender_for(sender, route.address)
         )
         if not envelope.local:
             self.trail.add(b"qmail-lspawn", "the local part is empty: thrown away")
             return Decision(Outcome.DISCARD, "the local part is empty")
+        return self.arrived(envelope)
+
+    def arrived(self, envelope: Envelope) -> Decision:
+        """What becomes of a mail that qmail-lspawn is given."""
         delivery = self._deliver(envelope)
+        if delivery is NO_DELIVERY:
+            return UNKNOWN
         if delivery.ending is Ending.FAILURE:
             return Decision(Outcome.BOUNCE, delivery.reason)
         if delivery.ending is Ending.DEFERRAL:
             return Decision(Outcome.DEFER, delivery.reason)
         if not delivery.forwards:
-            return Decision(Outcome.DELIVER, delivery.reason, delivery.undecided)
+            if delivery.undecided:
+                return Decision(Outcome.DELIVER, delivery.reason, undecided=True)
+            return DELIVERED
         return self._forwarded(self._copies(delivery, envelope, ()))
 
     def _forwarded(self, found: _Found) -> Decision:
@@ -222,7 +304,7 @@ class _Journey:
         if self.deliveries > _DELIVERIES_MAX or len(chain) > _DEPTH_MAX:
             self.trail.add(b"qmail-local", "too many forwards to follow: undecided")
             return _Found.KEPT | _Found.UNDECIDED
-        route = send.route(self.settings, address, self.trail)
+        route = send.route(self.moment.send(), address, self.trail)
         if not route.is_local:
             return _Found.KEPT
         envelope = Envelope(

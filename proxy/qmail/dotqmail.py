@@ -84,27 +84,37 @@ def search(
     ``names`` are all names in ``home`` that begin with ``.qmail``, if known.
     Raises :class:`SearchDeferred`, :class:`CannotTell`.
     """
+    tried = candidates(dash, extension)
+    if b"/" in tried[0]:
+        names = None  # not a name in the home itself
+    for name in tried:
+        if names is not None and name not in names:
+            continue
+        found = _exists(walker, home, name, unsafe_mode)
+        if found is not None:
+            return DotQmail(name, found, _matched(tried[0], name, dash, extension))
+    return None
+
+
+def candidates(dash: bytes, extension: bytes) -> list[bytes]:
+    """The names that ``qmesearch()`` tries, in its order."""
     safe = safe_extension(extension)
     prefix = b".qmail" + dash
-    if names is not None and b"/" in prefix + safe:
-        names = None  # not a name in the home itself
-    found = None
-    if names is None or prefix + safe in names:
-        found = _exists(walker, home, prefix + safe, unsafe_mode)
-    if found is not None:
-        default = None
-        if safe.endswith(b"default"):
-            default = extension[len(safe) - 7 :]
-        return DotQmail(prefix + safe, found, default)
-    for cut in range(len(safe), -1, -1):
-        if cut == 0 or safe[cut - 1] == 0x2D:
-            name = prefix + safe[:cut] + b"default"
-            if names is not None and name not in names:
-                continue
-            found = _exists(walker, home, name, unsafe_mode)
-            if found is not None:
-                return DotQmail(name, found, extension[cut:])
-    return None
+    names = [prefix + safe]
+    end = safe.rfind(b"-")
+    while end >= 0:
+        names.append(prefix + safe[: end + 1] + b"default")
+        end = safe.rfind(b"-", 0, end)
+    names.append(prefix + b"default")
+    return names
+
+
+def _matched(exact: bytes, name: bytes, dash: bytes, extension: bytes) -> bytes | None:
+    """What the environment variable DEFAULT would be (qmail-local.c)."""
+    if name != exact:
+        return extension[len(name) - len(b".qmail" + dash) - 7 :]
+    safe = exact[len(b".qmail" + dash) :]
+    return extension[len(safe) - 7 :] if safe.endswith(b"default") else None
 
 
 def _exists(walker: Walker, home: Place, name: bytes, unsafe: int) -> Place | None:

@@ -13,12 +13,14 @@ import stat as stat_bits
 from typing import NamedTuple
 
 from proxy.qmail import program
+from proxy.qmail.cache import identity
 from proxy.qmail.dotqmail import (
     DotQmail,
     Instruction,
     Kind,
     OwnerNames,
     SearchDeferred,
+    candidates,
     new_sender,
     parse,
     read_instructions,
@@ -27,8 +29,17 @@ from proxy.qmail.dotqmail import (
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.passwd import Controller
-from proxy.qmail.trail import Trail
-from proxy.qmail.walk import SEARCH, WRITE, Identity, Missing, Place, Walker
+from proxy.qmail.trail import SILENT, Trail
+from proxy.qmail.walk import (
+    SEARCH,
+    SUPERUSER,
+    WRITE,
+    Identity,
+    Listed,
+    Missing,
+    Place,
+    Walker,
+)
 
 # qmail-queue.c, ADDR: a longer envelope address is refused for good.
 _QUEUE_ADDRESS_MAX = 1003
@@ -84,6 +95,7 @@ def _fail(reason: str) -> _Stop:
 
 
 NO_MAILBOX = "no mailbox here by that name"
+NO_DELIVERY = Delivery(Ending.FAILURE, NO_MAILBOX)
 
 
 def deliver(
@@ -94,10 +106,31 @@ def deliver(
     Raises :class:`~proxy.qmail.errors.CannotTell` where the front door cannot
     see what qmail would see.
     """
+    if trail is SILENT and _nothing_there(host, controller):
+        return NO_DELIVERY
     try:
         return _LocalDelivery(host, controller, envelope, trail).run()
     except _Stop as stop:
         return stop.delivery
+
+
+def _nothing_there(host: QmailHost, controller: Controller) -> bool:
+    """Whether one look shows what :meth:`_LocalDelivery.run` would come to: the
+    home is what it was when it was entered and listed, and no file for this
+    extension is among the names.  Almost every guess ends so."""
+    _, uid, gid, path, dash, extension = controller
+    walker = host.walker(SUPERUSER)
+    home = walker.ancestors.listed.get((path, uid, gid))
+    if home is None or not dash or b"/" in extension or b"/" in dash:
+        return False
+    place, names = home
+    status = walker.look(path)
+    if status is not place.status:
+        if status is None or identity(status) != identity(place.status):
+            return False
+        home = Listed(Place(path, status), names)
+        walker.ancestors.listed[path, uid, gid] = home
+    return names.isdisjoint(candidates(dash, extension))
 
 
 class _LocalDelivery:
@@ -137,7 +170,7 @@ class _LocalDelivery:
                     "no file for {}, and no -default above it",
                     controller.extension or b"the empty extension",
                 )
-                raise _fail(NO_MAILBOX)
+                return NO_DELIVERY
             self._follow(home, file)
             # Asked for by qmail-local before the lines; without forwards it
             # only matters for a file system in trouble.
@@ -171,9 +204,14 @@ class _LocalDelivery:
     def _names(self, home: Place) -> frozenset[bytes] | None:
         """Extensions are mostly guesses: know what there is.  The file of the
         user itself is mostly there: look at it."""
-        if not self.controller.dash:
+        controller = self.controller
+        if not controller.dash:
             return None
-        return self.host.cache.names(self.host.view, home)
+        names = self.host.cache.names(self.host.view, home)
+        if names is not None and home.path == controller.home:
+            key = controller.home, controller.uid, controller.gid
+            self.walker.ancestors.listed[key] = Listed(home, names)
+        return names
 
     def _forward_sender(self, home: Place) -> bytes:
         controller, envelope = self.controller, self.envelope

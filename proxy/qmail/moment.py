@@ -122,6 +122,8 @@ class Moment:
         self._send: send.SendSettings | None = None
         self._users: tuple[OpenFile | None] | None = None
         self._view = view
+        # By domain: see proxy.qmail.decide.
+        self.prefixes: dict[bytes, bytes | None] = {}
 
     def unchanged(self) -> bool:
         """Whether all of it would be read the same again."""

@@ -68,9 +68,10 @@ class Table:
         A name that begins with ``+`` or ``-`` belongs to nss_compat, one that
         begins with ``#`` is a comment; C strings end at NUL.
         """
-        if name[:1] in (b"+", b"-", b"#"):
+        lines = self._lines.get(name)
+        if lines is None or name[:1] in (b"+", b"-", b"#"):
             return []
-        return [line.split(b"\0")[0].split(b":") for line in self._lines.get(name, ())]
+        return [line.split(b"\0")[0].split(b":") for line in lines]
 
 
 def account(passwd: Table, name: bytes) -> Account | None:

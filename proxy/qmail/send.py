@@ -7,21 +7,40 @@ addresses.5, ``rewrite()`` in qmail-send.c.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from proxy.qmail.cache import keep
 from proxy.qmail.control import ControlError, ControlFiles, Map, Names
 from proxy.qmail.trail import Trail
 
 
+class Handling(NamedTuple):
+    """What locals and virtualdomains say of a domain.
+
+    ``prepend`` is ``None`` for a domain in locals, empty where the mail is
+    remote; ``key`` is the entry that fits, and ``line`` is 0 where none does.
+    """
+
+    prepend: bytes | None
+    key: bytes
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class SendSettings:
-    """The control files that route a recipient."""
+    """The control files that route a recipient.
+
+    ``handled`` are domains that were routed before; ``by_address`` says that
+    virtualdomains has entries for single addresses.
+    """
 
     envnoathost: bytes
     locals: Names
     percenthack: Names
     virtualdomains: Map
+    by_address: bool = True
+    handled: dict[bytes, Handling] = field(default_factory=dict)
 
 
 class Route(NamedTuple):
@@ -46,11 +65,13 @@ def read_settings(control: ControlFiles) -> SendSettings:
         if me is None:
             raise ControlError(b"locals", "missing, and there is no control/me")
         local = dict.fromkeys(me.lower().split(b"\0"), 0)
+    virtual = control.map(b"virtualdomains") or {}
     return SendSettings(
         envnoathost=envnoathost or b"",
         locals=local,
         percenthack=control.names(b"percenthack") or {},
-        virtualdomains=control.map(b"virtualdomains") or {},
+        virtualdomains=virtual,
+        by_address=any(b"@" in key for key in virtual),
     )
 
 
@@ -62,31 +83,20 @@ def route(settings: SendSettings, recipient: bytes, trail: Trail) -> Route:
         at = len(address)
         address += b"@" + settings.envnoathost
         trail.add(b"control/envnoathost", "no domain: {} is meant", address)
-    address = _percenthack(settings, address, at, trail)
-
-    at = address.rfind(b"@")
-    folded = address.lower()
-    domain = folded[at + 1 :]
-    line = settings.locals.get(domain)
-    if line is not None:
-        trail.add(b"control/locals", "{} is local", domain, line=line)
+    if settings.percenthack:
+        address = _percenthack(settings, address, at, trail)
+        at = address.rfind(b"@")
+    domain = address[at + 1 :]
+    prepend, key, line = settings.handled.get(domain) or _handling(settings, domain)
+    if prepend is None:
+        trail.add(b"control/locals", "{} is local", key, line=line)
         return Route(True, address)
-    keys = [folded, domain]
-    keys += [folded[i:] for i in range(at + 1, len(folded)) if folded[i] == 0x2E]
-    keys.append(b"")
-    for key in keys:
-        entry = settings.virtualdomains.get(key)
-        if entry is None:
-            continue
-        prepend, line = entry
-        if not prepend:
-            trail.add(
-                b"control/virtualdomains",
-                "{} is an exception: not virtual",
-                key,
-                line=line,
-            )
-            break
+    if settings.by_address:
+        entry = settings.virtualdomains.get(address.lower())
+        if entry is not None:
+            key = address.lower()
+            prepend, line = entry
+    if prepend:
         trail.add(
             b"control/virtualdomains",
             "{} is handled by {} as {}",
@@ -96,8 +106,28 @@ def route(settings: SendSettings, recipient: bytes, trail: Trail) -> Route:
             line=line,
         )
         return Route(True, prepend + b"-" + address)
-    trail.add(b"qmail-send", "{} is neither local nor virtual: remote", domain)
+    if line:
+        text = "{} is an exception: not virtual"
+        trail.add(b"control/virtualdomains", text, key, line=line)
+    text = "{} is neither local nor virtual: remote"
+    trail.add(b"qmail-send", text, domain.lower())
     return Route(False, address)
+
+
+def _handling(settings: SendSettings, domain: bytes) -> Handling:
+    """The entry for ``domain``; remembered, as the files are."""
+    folded = domain.lower()
+    line = settings.locals.get(folded)
+    if line is not None:
+        return keep(settings.handled, domain, Handling(None, folded, line))
+    keys = [folded]
+    keys += [folded[i:] for i in range(len(folded)) if folded[i] == 0x2E]
+    keys.append(b"")
+    for key in keys:
+        entry = settings.virtualdomains.get(key)
+        if entry is not None:
+            return keep(settings.handled, domain, Handling(entry[0], key, entry[1]))
+    return keep(settings.handled, domain, Handling(b"", b"", 0))
 
 
 def sender_for(sender: bytes, recipient: bytes) -> bytes:

@@ -9,8 +9,10 @@ address is cut out of a command (:mod:`proxy.smtp.path`).  Called by
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from proxy.qmail.cache import keep
 from proxy.qmail.cdb import CdbError, cdb_has
 from proxy.qmail.control import ControlError, ControlFiles, Names
 from proxy.qmail.trail import Trail
@@ -18,14 +20,26 @@ from proxy.qmail.view import OpenFile
 from proxy.smtp.path import ADDRESS_MAX, address_literal
 
 
+class Listed(NamedTuple):
+    """Where a domain is listed: the file, the line, the entry that fits."""
+
+    file: bytes
+    line: int
+    entry: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class SmtpdSettings:
-    """The control files that qmail-smtpd's ``setup()`` reads."""
+    """The control files that qmail-smtpd's ``setup()`` reads.
+
+    ``listed`` are domains that were found in them before.
+    """
 
     rcpthosts: Names | None
     morercpthosts: OpenFile | None
     badmailfrom: Names | None
     localiphost: bytes | None
+    listed: dict[bytes, Listed] = field(default_factory=dict)
 
 
 def read_settings(control: ControlFiles) -> SmtpdSettings:
@@ -87,25 +101,34 @@ def domain_allowed(settings: SmtpdSettings, address: bytes, trail: Trail) -> boo
 
     Raises :class:`ControlError` for a damaged morercpthosts.cdb (421).
     """
-    names = settings.rcpthosts or {}
     at = address.rfind(b"@")
     if at < 0:
         trail.add(b"qmail-smtpd", "an address without @ is always allowed")
         return True
-    host = address[at + 1 :].lower()
-    keys = suffixes(host)
+    host = address[at + 1 :]
+    found = settings.listed.get(host) or _listed(settings, host)
+    if found is None:
+        trail.add(b"control/rcpthosts", "{} is not listed", host.lower())
+        return False
+    trail.add(found.file, "{} is listed", found.entry, line=found.line)
+    return True
+
+
+def _listed(settings: SmtpdSettings, host: bytes) -> Listed | None:
+    """Where ``host`` is allowed; remembered, as the files are."""
+    names = settings.rcpthosts or {}
+    keys = suffixes(host.lower())
     for key in keys:
         line = names.get(key)
         if line is not None:
-            trail.add(b"control/rcpthosts", "{} is listed", key, line=line)
-            return True
+            found = Listed(b"control/rcpthosts", line, key)
+            return keep(settings.listed, host, found)
     if settings.morercpthosts is not None:
         for key in keys:
             if _in_cdb(settings.morercpthosts, key):
-                trail.add(b"control/morercpthosts.cdb", "{} is listed", key)
-                return True
-    trail.add(b"control/rcpthosts", "{} is not listed", host)
-    return False
+                found = Listed(b"control/morercpthosts.cdb", 0, key)
+                return keep(settings.listed, host, found)
+    return None
 
 
 def suffixes(host: bytes) -> list[bytes]:

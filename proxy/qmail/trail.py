@@ -37,3 +37,16 @@ class Trail(list[Step]):
     ) -> None:
         """Note that ``at`` (a path, or a program of qmail's) decided something."""
         self.append(Step(at, line, text, values))
+
+
+class _Silent(Trail):
+    """Nobody will look: a decision for a client needs no reasons."""
+
+    def add(
+        self, at: bytes, text: str, *values: bytes | str | int, line: int = 0
+    ) -> None:
+        """Forget it."""
+
+
+SILENT: Trail = _Silent()
+"""Where to note what nobody will read; always empty."""

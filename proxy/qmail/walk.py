@@ -25,6 +25,10 @@ READ, WRITE, SEARCH = 4, 2, 1
 _PATH_MAX = 4096  # limits.h; the final NUL counts
 _NAME_MAX = 255
 _LINKS_MAX = 40  # path_resolution(7)
+_SPECIAL = frozenset({b"", b".", b".."})
+_KIND = 0o170000  # inode(7), S_IFMT
+_PASSED = _KIND | 0o111
+_PUBLIC = stat_bits.S_IFDIR | 0o111  # a directory that everybody may pass
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
@@ -69,6 +73,13 @@ class Missing(NamedTuple):
     directory: Status
 
 
+class Listed(NamedTuple):
+    """A directory, and all names in it that matter here."""
+
+    place: Place
+    names: frozenset[bytes]
+
+
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + name if directory == b"/" else directory + b"/" + name
 
@@ -78,12 +89,15 @@ class Ancestors:
     """Directories on the way to something else, for as long as the owner of
     this object wants: ``seen`` by their own names, ``public`` those that
     everybody may reach, so that nobody's permission need be compared.
+    ``listed`` are homes that were entered on a way without links, with the
+    names in them, by path and identity.
 
     ``turn``, where its owner sets it, remembers every look for recipients that
     are decided at the same time; ``None`` is a name that does not exist."""
 
     seen: dict[bytes, Status] = field(default_factory=dict)
     public: dict[bytes, Place] = field(default_factory=dict)
+    listed: dict[tuple[bytes, int, int], Listed] = field(default_factory=dict)
     turn: dict[bytes, Status | None] | None = None
 
 
@@ -170,11 +184,12 @@ class Walker:
         # Most often a name in a directory that is known, or in one that anybody
         # may pass: one look.  What follows does the same, step by step.
         directory, slash, name = path.rpartition(b"/")
-        known = self.ancestors.public.get(directory) if slash else base
-        if known is not None and name not in (b"", b".", b".."):
-            found = self._one(known, name)
-            if found is not None:
-                return found
+        if name not in _SPECIAL and len(name) <= _NAME_MAX:
+            known = self.ancestors.public.get(directory) if slash else base
+            if known is not None:
+                found = self._one(known, path if slash else _join(known.path, name))
+                if found is not None:
+                    return found
         return self._steps(path, base)
 
     def _steps(self, path: bytes, base: Place | None) -> Place | Missing:
@@ -204,7 +219,7 @@ class Walker:
                 raise KernelError(errno.ENAMETOOLONG)
             child = _join(current, name)
             last = not any(names)
-            there = self._look(child) if last else self._pass(child)
+            there = self.look(child) if last else self._pass(child)
             if there is None:
                 if not last:
                     raise KernelError(errno.ENOENT)
@@ -227,31 +242,33 @@ class Walker:
             public = public and _is_public(status)
         return Place(current, status)
 
-    def _one(self, base: Place, name: bytes) -> Place | Missing | None:
-        """A name in the directory ``base``; ``None`` for a symbolic link."""
-        path, status = base
-        if not stat_bits.S_ISDIR(status.st_mode):
-            raise KernelError(errno.ENOTDIR)
-        if not self.identity.may(status, SEARCH):
-            raise KernelError(errno.EACCES)
-        if len(name) > _NAME_MAX:
-            raise KernelError(errno.ENAMETOOLONG)
-        child = _join(path, name)
-        there = self._look(child)
+    def _one(self, base: Place, child: bytes) -> Place | Missing | None:
+        """``child`` in the directory ``base``; ``None`` for a symbolic link."""
+        status = base.status
+        mode = status.st_mode
+        if mode & _PASSED != _PUBLIC:
+            if mode & _KIND != stat_bits.S_IFDIR:
+                raise KernelError(errno.ENOTDIR)
+            if not self.identity.may(status, SEARCH):
+                raise KernelError(errno.EACCES)
+        there = self.look(child)
         if there is None:
             return Missing(child, status)
-        return None if stat_bits.S_ISLNK(there.st_mode) else Place(child, there)
+        if there.st_mode & _KIND == stat_bits.S_IFLNK:
+            return None
+        return Place(child, there)
 
     def _pass(self, path: bytes) -> Status | None:
-        """As :meth:`_look`, for a directory on the way to something else."""
+        """As :meth:`look`, for a directory on the way to something else."""
         status = self.ancestors.seen.get(path)
         if status is None:
-            status = self._look(path)
+            status = self.look(path)
             if status is not None and stat_bits.S_ISDIR(status.st_mode):
                 self.ancestors.seen[path] = status
         return status
 
-    def _look(self, path: bytes) -> Status | None:
+    def look(self, path: bytes) -> Status | None:
+        """lstat(2) of a resolved path, or ``None``; raises :class:`CannotTell`."""
         turn = self.ancestors.turn
         if turn is None:
             return self._look_now(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 
 from proxy.rules.verdict import Answer, Kind, OnRuleError, Question, Rule, Verdict
 from proxy.smtp import replies
@@ -69,9 +70,9 @@ class Engine:
 
     def _observed(self, verdict: Verdict) -> Verdict:
         if self._observe and verdict.kind is not Kind.ACCEPT and not verdict.gate:
-            verdict.observed = verdict.kind
-            verdict.kind = Kind.ACCEPT
-            verdict.reply = _ACCEPTED
+            return replace(
+                verdict, observed=verdict.kind, kind=Kind.ACCEPT, reply=_ACCEPTED
+            )
         return verdict
 
     def _failed(self, rule: Rule, error: Exception) -> Verdict:

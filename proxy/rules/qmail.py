@@ -6,7 +6,15 @@ outcome (:mod:`proxy.qmail.decide`).
 
 from __future__ import annotations
 
-from proxy.qmail.decide import Decision, Outcome, decide
+from proxy.qmail.decide import (
+    DELIVERED,
+    NOT_RELAYED,
+    REMOTE,
+    UNKNOWN,
+    Decision,
+    Outcome,
+    decide,
+)
 from proxy.qmail.host import QmailHost
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
@@ -49,10 +57,11 @@ class QmailRule:
             question.sender,
             question.relayclient,
             question.since,
+            traced=question.traced,
         )
         if self._guard_relay and decision.open_relay:
             decision = guarded(decision)
-        return verdict(decision)
+        return _COMMON.get(decision) or verdict(decision)
 
 
 def guarded(decision: Decision) -> Decision:
@@ -75,3 +84,6 @@ def verdict(decision: Decision) -> Verdict:
         gate=gate,
         trace=decision.trail,
     )
+
+
+_COMMON = {each: verdict(each) for each in (DELIVERED, NOT_RELAYED, REMOTE, UNKNOWN)}

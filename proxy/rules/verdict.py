@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from proxy.smtp.reply import Reply
@@ -35,7 +35,7 @@ class TraceStep(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a rule says of a recipient.
 
@@ -51,7 +51,7 @@ class Verdict:
     undecided: bool = False
     gate: bool = False
     observed: Kind | None = None
-    trace: Sequence[TraceStep] = field(default_factory=list)
+    trace: Sequence[TraceStep] = ()
 
 
 class Question(NamedTuple):
@@ -60,6 +60,7 @@ class Question(NamedTuple):
     Both are paths as bytes (:func:`proxy.smtp.path.read_path`); ``sender`` is
     empty for the null reverse-path.  ``client`` is the address of the peer.
     What was found before ``since`` (time.monotonic()) is not fresh enough.
+    ``traced`` asks for the verdict's ``trace``.
     """
 
     recipient: bytes
@@ -67,6 +68,7 @@ class Question(NamedTuple):
     client: str = ""
     relayclient: bytes | None = None
     since: float = math.inf
+    traced: bool = True
 
 
 Answer = Verdict | None

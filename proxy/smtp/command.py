@@ -13,7 +13,7 @@ from proxy.smtp.path import path_end
 
 # qmail's C strings end at NUL, and a CR may be a line end to somebody: two
 # readers of one command.  HT is text to qmail-smtpd and harmless.
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+has_control = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
 def split_line(line: bytes) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.smtp import replies
-from proxy.smtp.command import CONTROL, is_rcpt, parameters, split_line
+from proxy.smtp.command import has_control, is_rcpt, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
@@ -25,6 +25,7 @@ class Dialogue:
     """One client's session, from greeting to close."""
 
     __slots__ = (
+        "_answer",
         "_buffer",
         "_asked",
         "_banner",
@@ -59,7 +60,8 @@ class Dialogue:
         self._commands_left = limits.commands or -1
         self._errors_left = limits.errors or -1
         self._buffer = b""
-        self._outbox = Outbox()
+        self._outbox = outbox = Outbox()
+        self._answer = outbox.say
         self._stream: MessageStream | None = None
         self._asked = b""
         self._recipients = 0
@@ -99,6 +101,12 @@ class Dialogue:
         )
 
     @property
+    def idle(self) -> bool:
+        """Whether the client's next command is all that is waited for."""
+        nothing_held = not (self._buffer or self._outbox.waiting)
+        return nothing_held and self.state is State.COMMAND
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
         return self.mail_argument is not None or self.state in UNDER_WAY
@@ -110,10 +118,9 @@ class Dialogue:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self.state is State.CLOSED:
-            return
-        self._buffer = self._buffer + data if self._buffer else data
-        self._work()
+        if self.state is not State.CLOSED:
+            self._buffer += data
+            self._work()
 
     def pause(self) -> None:
         """The client does not read its replies: take no more commands."""
@@ -192,23 +199,22 @@ class Dialogue:
             return
         self._working = True
         try:
-            while self._buffer and not self._paused and self._step():
-                pass
+            while self._buffer and not self._paused:
+                state = self.state
+                if state is State.COMMAND:
+                    if not self._command_line():
+                        break
+                elif state is State.MESSAGE or state is State.REFUSED:
+                    if not self._message_piece():
+                        break
+                else:
+                    break
         finally:
             self._working = False
         self._flush()
 
-    def _step(self) -> bool:
-        """Take one command or one piece of a message; ``False`` if nothing
-        more can be done now."""
-        state = self.state
-        if state is State.COMMAND:
-            return self._command_line()
-        if state is State.MESSAGE or state is State.REFUSED:
-            return self._message_piece()
-        return False
-
     def _command_line(self) -> bool:
+        """Take one command; ``False`` if there is none now."""
         buffer = self._buffer
         end = buffer.find(b"\n")
         limit = self._limits.command_length
@@ -230,13 +236,14 @@ class Dialogue:
             return self._error(replies.LINE_TOO_LONG)
         if line.endswith(b"\r"):
             line = line[:-1]
-        if CONTROL.search(line):
+        if has_control(line):
             return self._error(replies.CONTROL_CHARACTER)
         verb, argument = split_line(line)
         _VERBS.get(verb, Dialogue._unimplemented)(self, argument)
-        return self.state is not State.CLOSED
+        return True
 
     def _message_piece(self) -> bool:
+        """Take what is there of a message; ``False`` if it goes on."""
         stream = self._stream
         assert stream is not None
         data, self._buffer = self._buffer, b""
@@ -391,7 +398,7 @@ class Dialogue:
         self._relayed = False
         self._broken = None
 
-    # Budgets.
+    # Output.
 
     def _error(self, reply: Reply) -> bool:
         """Answer what is no good command; whether there is more to come."""
@@ -407,11 +414,6 @@ class Dialogue:
         self._answer(reply)
         self._close(limit)
         return False
-
-    # Output.
-
-    def _answer(self, reply: Reply) -> None:
-        self._outbox.say(reply)
 
     def _flush(self) -> None:
         data = self._outbox.take()

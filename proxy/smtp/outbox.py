@@ -14,28 +14,26 @@ from proxy.smtp.reply import Reply
 class Outbox:
     """Collects replies; a reply waits behind every place kept before it."""
 
-    __slots__ = ("_queue", "_ready")
+    __slots__ = ("_queue", "_ready", "waiting")
 
     def __init__(self) -> None:
-        self._ready: list[bytes] = []
+        self.waiting = False
+        """Whether an answer is owed by somebody else."""
+        self._ready = b""
         # Only in use while a place is kept; ``None`` is such a place.
         self._queue: deque[bytes | None] = deque()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether an answer is owed by somebody else."""
-        return bool(self._queue)
-
     def say(self, reply: Reply) -> None:
         """Add a reply."""
-        if self._queue:
+        if self.waiting:
             self._queue.append(reply.wire)
         else:
-            self._ready.append(reply.wire)
+            self._ready += reply.wire
 
     def keep_place(self) -> None:
         """The next reply is not known yet."""
         self._queue.append(None)
+        self.waiting = True
 
     def fill_oldest(self, reply: Reply) -> None:
         """The reply for the oldest place that was kept."""
@@ -49,10 +47,8 @@ class Outbox:
 
     def take(self) -> bytes:
         """Everything that may be sent now."""
-        if not self._ready:
-            return b""
-        data = b"".join(self._ready)
-        self._ready.clear()
+        data = self._ready
+        self._ready = b""
         return data
 
     def _settle(self) -> None:
@@ -61,5 +57,6 @@ class Outbox:
             wire = queue[0]
             if wire is None:
                 return
-            self._ready.append(wire)
+            self._ready += wire
             queue.popleft()
+        self.waiting = False

@@ -13,6 +13,10 @@ ADDRESS_MAX = 899
 """Longest address qmail-smtpd takes, in bytes (900 with the final NUL)."""
 
 
+# An address in brackets to which none of read_path()'s rules applies.
+_PLAIN = re.compile(rb'[^<\0]*<((?:[^@>"\\\0][^>"\\\0]*)?)>').match
+
+
 def read_path(argument: bytes) -> bytes:
     """The address in the argument of MAIL or RCPT; never fails.
 
@@ -20,6 +24,10 @@ def read_path(argument: bytes) -> bytes:
     route is dropped, quotes and backslashes are taken off, a missing ``>`` is
     forgiven.  What follows a NUL is not seen, as in a C string.
     """
+    plain = _PLAIN(argument)
+    if plain is not None:
+        address: bytes = plain[1]
+        return address
     argument = argument.partition(b"\0")[0]
     terminator = 0x3E
     start = argument.find(b"<")

@@ -38,6 +38,7 @@ from tests.support.smtp_client import RawClient
 
 MAIL = b"MAIL FROM:<a@b.test>"
 GOOD = b"RCPT TO:<a@example.test>"
+REFUSAL = replies.NO_SUCH_RECIPIENT
 BAD = b"RCPT TO:<nobody@example.test>"
 HARVEST = HarvestSettings(delay_after=3, refuse_after=6)
 SUSPICIOUS = DoorSettings(
@@ -506,12 +507,14 @@ async def test_workers_count_together() -> None:
         assert events[-1] == Turned("192.0.2.6", "connections")
         # Guesses at one count at the other, a second later.
         for _ in range(HARVEST.refuse_after + 1):
-            one.guessed("192.0.2.9")
+            one.guessed("s1", "192.0.2.9", REFUSAL)
         one.delivered("192.0.2.10")
         two.sweep()
         assert two._harvest.refused
-        assert two.guessed("192.0.2.9") == float("inf")
-        assert {two.guessed("192.0.2.10") for _ in range(99)} == {0.0}
+        told = two.guessed("s2", "192.0.2.9", REFUSAL)
+        assert told == (replies.TOO_MANY_GUESSES, 0.0)
+        for _ in range(99):
+            assert two.guessed("s3", "192.0.2.10", REFUSAL) == (REFUSAL, 0.0)
         assert PressureChanged(2, 6, 6) in events
         for door in (one, two):
             door.sessions.clear()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ async def fake() -> AsyncIterator[FakeQmail]:
 def settings(host: Path, fake: FakeQmail) -> Settings:
     """A front door for both."""
     return {"qmail.root": str(host), "backend.address": f"127.0.0.1:{fake.port}"}
+
+
+@pytest.fixture
+def closed(host: Path) -> Path:
+    """The host, with a home that only its owner may search."""
+    (host / "home/alice").chmod(0o700)
+    return host
+
+
+@pytest.fixture
+def public(closed: Path) -> Iterator[Path]:
+    """The host in a directory that everybody may search."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        closed.rename(place / "host")
+        adopt(place / "host", place / "host")
+        yield place
 
 
 def adopt(host: Path, *paths: Path) -> None:

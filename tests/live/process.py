@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +53,9 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     above = str(Path(proxy.__file__).parent.parent)
     places = [above, *kept.get("PYTHONPATH", "").split(os.pathsep)]
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    # Tests are about other things than whose rights it has; those that are not
+    # set it themselves (tests/live/privileged.py).
+    kept["BACKSTOP_PROCESS__ALLOW_ROOT"] = "true"
     return {**kept, **(more or {})}
 
 
@@ -65,16 +68,21 @@ def without_uvloop(directory: Path) -> dict[str, str]:
 
 
 async def run(
-    *arguments: str, env: Mapping[str, str] | None = None, given: bytes = b""
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    given: bytes = b"",
+    within: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> tuple[int, str, str]:
     """Run the command to its end: exit status, standard output and error."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "proxy", *arguments),
+        *within,
+        *(sys.executable, "-m", "proxy", *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment(env),
+        pass_fds=pass_fds,
     )
     try:
         out, err = await asyncio.wait_for(process.communicate(given), PATIENCE)
@@ -199,22 +207,30 @@ def _get(url: str, path: str) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def serving(
-    directory: Path, settings: Settings, env: Mapping[str, str] | None = None
+    directory: Path,
+    settings: Settings,
+    env: Mapping[str, str] | None = None,
+    *,
+    within: Sequence[str] = (),
+    python: str = sys.executable,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Served]:
     """Start ``serve`` with a configuration written to ``directory``.
 
-    At the end it is told to stop, unless the test did, and has to end well.
+    ``within`` is a command that starts the command that follows it, in its own
+    place.  At the end it is told to stop, unless the test did, and has to end well.
     """
     config = write_config(directory / "config.toml", settings)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "proxy", "serve", "-c", str(config)),
+        *within,
+        *(python, "-m", "proxy", "serve", "-c", str(config)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=environment(env),
         cwd=directory,
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     served = Served(process, config)
     try:

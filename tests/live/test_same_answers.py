@@ -16,7 +16,7 @@ import pytest
 from proxy.front.door import DoorSettings
 from proxy.rules.qmail import QmailRule
 from proxy.rules.verdict import Answer, Kind, Question
-from proxy.smtp.command import CONTROL
+from proxy.smtp.command import has_control
 from proxy.smtp.driver import Limits
 from tests.live.process import Settings, run, serving
 from tests.support.backend import FakeQmail
@@ -51,7 +51,7 @@ def expected(world: dict[str, Any]) -> Iterator[tuple[str, int]]:
     for who, answer, verdict in answers(world, recorded_host(world)):
         if who.endswith("(relayed)"):
             continue
-        if CONTROL.search(who.encode("latin-1")):
+        if has_control(who.encode("latin-1")):
             yield who, 501
         elif answer["outcome"] == "refused" and answer["smtp"].startswith("5"):
             yield who, int(answer["smtp"][:3])

@@ -13,7 +13,14 @@ from signal import SIGHUP, SIGINT, SIGTERM, Signals
 import pytest
 
 from tests.live.conftest import adopt
-from tests.live.process import Served, Settings, run, serving, without_uvloop
+from tests.live.process import (
+    Served,
+    Settings,
+    environment,
+    run,
+    serving,
+    without_uvloop,
+)
 from tests.live.process import write_config as write
 from tests.support.backend import FakeQmail
 from tests.support.smtp_client import RawClient
@@ -134,7 +141,7 @@ async def test_two_addresses(tmp_path: Path, settings: Settings) -> None:
                 assert await client.code() == 220
 
 
-async def test_a_reload_counts_for_the_next_session(
+async def test_d_sighup_good_counts_for_the_next_session(
     tmp_path: Path, settings: Settings, loop: Mapping[str, str]
 ) -> None:
     async with serving(tmp_path, settings, loop) as served:
@@ -183,7 +190,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_a_bad_reload_keeps_the_old_and_says_so(
+async def test_d_sighup_bad_keeps_the_old_and_says_so(
     tmp_path: Path, host: Path, settings: Settings, kind: str
 ) -> None:
     bare = host / "var/bare"
@@ -199,8 +206,13 @@ async def test_a_bad_reload_keeps_the_old_and_says_so(
         assert await codes_for(served, *asked) == [550, 250]
         metrics = (await served.get("/metrics"))[1]
         assert 'backstop_reloads_total{outcome="failed"} 1.0' in metrics
+        assert "backstop_configuration_current 0.0" in metrics
+        assert "reload failed, the old stays" in (await served.get("/"))[1]
+        assert await served.get("/readyz") == (200, "ready\n"), "mail is still taken"
         await served.reload(settings)
         await served.said("configuration reloaded")
+        metrics = (await served.get("/metrics"))[1]
+        assert "backstop_configuration_current 1.0" in metrics
 
 
 async def test_a_configuration_that_is_gone_keeps_the_old(
@@ -214,7 +226,7 @@ async def test_a_configuration_that_is_gone_keeps_the_old(
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
-async def test_idle_sessions_are_told_421_at_the_end(
+async def test_d_sigterm_idle_sessions_are_told_421(
     tmp_path: Path, settings: Settings, number: Signals, loop: Mapping[str, str]
 ) -> None:
     async with serving(tmp_path, settings, loop) as served:
@@ -228,7 +240,7 @@ async def test_idle_sessions_are_told_421_at_the_end(
     assert "why=shutdown" in served.log
 
 
-async def test_an_open_transaction_finishes_within_the_grace(
+async def test_d_sigterm_mid_data_finishes_within_the_grace(
     tmp_path: Path, settings: Settings, fake: FakeQmail, loop: Mapping[str, str]
 ) -> None:
     patient = {**settings, "shutdown_grace": 3600}
@@ -250,7 +262,7 @@ async def test_an_open_transaction_finishes_within_the_grace(
     assert mail.message.endswith(b" +0000\r\nx\r\ny\r\n")
 
 
-async def test_after_the_grace_a_transaction_is_cut_off(
+async def test_d_grace_exceeded_a_transaction_is_cut_off(
     tmp_path: Path, settings: Settings, fake: FakeQmail
 ) -> None:
     hasty = {**settings, "shutdown_grace": 0.2}
@@ -261,9 +273,11 @@ async def test_after_the_grace_a_transaction_is_cut_off(
         await served.finished()
     assert fake.dots == 0
     assert "outcome=aborted" in served.log
+    # The exit status is that of any TERM (docs/operation.md); the log tells.
+    assert "1 transactions did not finish: cut off" in served.log
 
 
-async def test_a_second_term_ends_at_once(
+async def test_d_second_sigterm_ends_at_once(
     tmp_path: Path, settings: Settings, fake: FakeQmail, loop: Mapping[str, str]
 ) -> None:
     patient = {**settings, "shutdown_grace": 3600}
@@ -283,7 +297,7 @@ async def test_a_second_term_ends_at_once(
 
 @pytest.mark.parametrize("key", ["listen.addresses", "status.address"])
 @pytest.mark.parametrize("state", ["listening", "only bound"])
-async def test_a_port_in_use_is_one_clear_line(
+async def test_d_bind_in_use_is_one_clear_line(
     tmp_path: Path, settings: Settings, key: str, state: str
 ) -> None:
     with socket.socket() as taken:
@@ -426,6 +440,7 @@ async def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
         sys.executable,
         *("-m", "proxy", "serve", "-c", str(config)),
         stderr=asyncio.subprocess.PIPE,
+        env=environment(),
     )
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 2

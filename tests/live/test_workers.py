@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
+import sys
 from pathlib import Path
-from signal import SIGHUP, SIGKILL, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
 from proxy.workers import Board
-from tests.live.process import Served, Settings, serving
+from tests.live.process import Served, Settings, environment, serving, write_config
 from tests.support.backend import FakeQmail
 from tests.support.smtp_client import RawClient
 
@@ -91,6 +94,115 @@ async def test_a_worker_that_dies_is_replaced(
         await one_each(served)
         served.signal(SIGTERM)
         await served.finished()
+
+
+async def one_session_each(served: Served) -> dict[int, RawClient]:
+    """An idle session at every worker, by the worker's process."""
+    found: dict[int, RawClient] = {}
+    for _ in range(300):
+        client = await RawClient.connect(served.port)
+        assert await client.code() == 220
+        holder = await asyncio.to_thread(holder_of, client, served)
+        if holder in found:
+            await client.close()
+        else:
+            found[holder] = client
+        if len(found) == len(children(served)):
+            return found
+    raise AssertionError("not every worker has served")
+
+
+def holder_of(client: RawClient, served: Served) -> int:
+    """The process that has the other end of a connection: proc_net(5)."""
+    port = client.writer.get_extra_info("sockname")[1]
+    ours = f":{port:04X} "
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    theirs = f":{served.port:04X} "
+    # Not those of others, nor ended ones, which wait with the same numbers.
+    (inode,) = [
+        row[9]
+        for row in rows[1:]
+        if f"{row[2]} ".endswith(ours)
+        and f"{row[1]} ".endswith(theirs)
+        and row[9] != "0"
+    ]
+    for process in children(served):
+        for entry in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(entry) == f"socket:[{inode}]":
+                    return process
+    raise AssertionError("nobody has it")
+
+
+async def test_a_worker_dies_and_the_sessions_of_the_rest_go_on(
+    tmp_path: Path, several: Settings, fake: FakeQmail
+) -> None:
+    async with serving(tmp_path, several) as served:
+        await served.said(" serves ", times=3)
+        clients = await one_session_each(served)
+        victim, *rest = clients
+        os.kill(victim, SIGKILL)
+        async with clients[victim] as client:
+            assert await client.rest() == b""
+        await served.said(" serves ", times=4)
+        for process in rest:
+            async with clients[process] as client:
+                got = await client.deliver(b"", [b"alice@example.test"], b"x\r\n")
+                assert got[-1] == 250
+
+
+async def test_a_worker_that_replaces_another_has_the_last_good_configuration(
+    tmp_path: Path, several: Settings
+) -> None:
+    async with serving(tmp_path, several) as served:
+        await served.said(" serves ", times=3)
+        assert "mode enforce" in served.log
+        await served.reload({**several, "mode": "observe"})
+        await served.said("configuration reloaded", times=3)
+        await served.reload({**several, "mode": "obsrve"})
+        await served.said("reload failed", times=3)
+        os.kill(children(served)[1], SIGKILL)
+        assert "mode observe" in await served.said(" serves ", times=4)
+
+
+async def test_a_terminal_interrupts_all_and_transactions_still_finish(
+    tmp_path: Path, several: Settings, fake: FakeQmail
+) -> None:
+    """Ctrl-C is for the whole process group; the workers hear it once."""
+    async with serving(tmp_path, {**several, "shutdown_grace": 3600}) as served:
+        await served.said(" serves ", times=3)
+        client = await RawClient.connect(served.port)
+        assert await client.code() == 220
+        to = [b"alice@example.test"]
+        got = await client.deliver(b"", to, b"x\r\n", dot=False)
+        assert got == [250, 250, 354]
+        os.killpg(served.process.pid, SIGINT)
+        await served.said("notice text=stopped", times=2)  # the idle two
+        await client.send(b".\r\n")
+        assert await client.code() == 250
+        assert (await client.rest()).startswith(b"421 ")
+        await client.close()
+        await served.finished()
+
+
+async def test_workers_end_with_their_parent(tmp_path: Path, several: Settings) -> None:
+    """Else they would keep the port from the next start."""
+    config = write_config(tmp_path / "config.toml", several)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "-c", str(config)),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
+    )
+    served = Served(process, config)
+    try:
+        await served.started()
+        await served.said(" serves ", times=3)
+        process.kill()
+        await process.wait()
+        await served.said("notice text=stopped", times=3)
+    finally:
+        await served.kill()
 
 
 def test_the_board() -> None:

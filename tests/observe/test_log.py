@@ -282,7 +282,8 @@ def test_json_has_numbers_and_booleans() -> None:
 @pytest.mark.parametrize(
     ("event", "level"),
     [
-        (EVENTS[0], "info"),
+        (EVENTS[0], "debug"),
+        (EVENTS[1], "info"),
         (recipient(undecided=True), "info"),
         (EVENTS[6], "warning"),
         (
@@ -341,7 +342,7 @@ class Later:
 
 def test_lines_of_one_turn_are_one_write() -> None:
     store, later = Store(), Later()
-    logger = Logger(store, schedule=later, now=store.now)
+    logger = Logger(store, level="debug", schedule=later, now=store.now)
     for _ in range(2):
         for event in EVENTS:
             logger(event)

@@ -149,7 +149,9 @@ def test_every_kind_of_change_is_seen_at_the_next_decision() -> None:
     def outcome() -> Outcome:
         clock.now += SECOND
         files.now_ns = clock.now
-        return ask(files, b"sales@example.test", host=host).outcome
+        found = decide(host, b"sales@example.test", traced=False).outcome
+        assert ask(files, b"sales@example.test", host=host).outcome is found
+        return found
 
     assert outcome() is Outcome.BOUNCE
     files.file(box, b"&alice@example.test\n", uid=ALIAS)
@@ -195,7 +197,9 @@ def test_real_files_rewritten_at_once(tmp_path: pathlib.Path) -> None:
         for line, outcome in lines.items():
             box.write_bytes(line)
             box.chmod(0o644)
+            assert decide(host, b"x@h.test", traced=False).outcome is outcome
             assert decide(host, b"x@h.test").outcome is outcome
         box.unlink()
+        assert decide(host, b"x@h.test", traced=False).outcome is Outcome.BOUNCE
         assert decide(host, b"x@h.test").outcome is Outcome.BOUNCE
     host.cache.close()

@@ -22,6 +22,7 @@ from tests.support.files import (
     ask,
     explain,
     mail_host_files,
+    same_untraced,
 )
 from tests.support.fuzz import fuzz
 
@@ -439,5 +440,6 @@ def test_any_files_and_any_recipient_have_an_answer(data: st.DataObject) -> None
         assert isinstance(decision, Decision)
         assert decision.reason
         assert explain(decision) or not decision.trail
+        same_untraced(host, decision, recipient, sender, trusted)
         again = decide(host, recipient, sender, trusted)
         assert (again.outcome, again.trail) == (decision.outcome, decision.trail)

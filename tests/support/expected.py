@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from proxy.qmail.host import QmailHost
@@ -90,11 +91,21 @@ def answers(
     for recipient in world["recipients"]:
         path = read_path(recipient["rcpt"].encode("latin-1"))
         asked = Question(path, sender, relayclient=relayclient(world))
-        yield recipient["rcpt"], recipient, rule.ask(asked)
+        yield recipient["rcpt"], recipient, _judged(rule, asked)
         if "if_relayed" in recipient:
             asked = Question(path, sender, relayclient=b"")
             relayed = f"{recipient['rcpt']} (relayed)"
-            yield relayed, recipient["if_relayed"], rule.ask(asked)
+            yield relayed, recipient["if_relayed"], _judged(rule, asked)
+
+
+def _judged(rule: QmailRule, asked: Question) -> Verdict:
+    """The verdict with its reasons; that of the serving way is the same, at
+    first and with what was learnt at first."""
+    verdict = rule.ask(asked)
+    for _ in range(2):
+        other = rule.ask(asked._replace(traced=False))
+        assert replace(other, trace=verdict.trace) == verdict
+    return verdict
 
 
 def mismatches(world: dict[str, Any], host: QmailHost) -> list[str]:

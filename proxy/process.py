@@ -1,0 +1,181 @@
+"""``backstop serve`` as a process: sockets first, then rights, then service.
+
+Knows: the order of a start, what is told to a supervisor, exit statuses.
+Knows not: what a service is made of (``service``).  Called by ``cli``.
+
+All that root is needed for happens before the first event loop and the first
+thread: binding, becoming another user (``privileges``).  Afterwards workers are
+forked, or the one service runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import encodings.idna  # noqa: F401  (looking a name up imports it, too late)
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from proxy import assemble, privileges
+from proxy.config import Config, ConfigError
+from proxy.front.activation import ActivationError, inherited
+from proxy.front.sockets import BindError, bind_all, bind_status, shown
+from proxy.notify import Notifier, NotifyError, Tell
+from proxy.observe.log import Logger, Schedule
+from proxy.privileges import PrivilegeError, Rights
+from proxy.service import Reload, Service, Share, StartError, event_loop, run_loop
+from proxy.workers import Board, Parent, Say
+
+CANNOT_START = 2
+_LOG_SECONDS = 0.02
+
+_TROUBLE = (StartError, BindError, ActivationError, NotifyError, PrivilegeError)
+
+
+class _Sockets(NamedTuple):
+    """A row of listening sockets for each worker."""
+
+    rows: list[list[socket.socket]]
+    status: socket.socket | None
+    inherited: bool
+
+
+def run(config: Config, reload: Reload) -> int:
+    """Serve until TERM; the exit status: 0, or :data:`CANNOT_START`."""
+    # It would end a process that has no handler for it yet.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    _open_standard_streams()
+    event_loop()  # imported while everything may be read
+    log = _logger(config, None)
+    try:
+        sockets = _sockets(config, log.notice)
+        notifier = Notifier(os.environ, config.process.readiness_fd)
+        rights = privileges.settle(config.process)
+
+        def tell(what: str, text: str) -> None:
+            if what == "ready":
+                _say_rights(config, rights, log.notice)
+            notifier.tell(what, text)
+
+        if config.listen.workers > 1:
+            serve = _Workers(config, reload, sockets)
+            watchdog = notifier.watchdog
+            count = config.listen.workers
+            return Parent(count, serve, log.notice, tell, serve.reread, watchdog).run()
+        (row,) = sockets.rows
+        share = Share(row, sockets.status, sockets.inherited, tell)
+        return _run_service(config, reload, share)
+    except _TROUBLE as error:
+        return _cannot_start(error)
+
+
+def _sockets(config: Config, say: Say) -> _Sockets:
+    """Those that a supervisor has bound, else our own; raises of
+    :data:`_TROUBLE`."""
+    given = inherited(os.environ)
+    workers = config.listen.workers
+    if given.mail:
+        rows = [given.mail] * workers
+    else:
+        rows = []
+        addresses: Sequence[str] = config.listen.addresses
+        for _ in range(workers):
+            rows.append(bind_all(addresses, say, shared=workers > 1))
+            addresses = [shown(sock) for sock in rows[0]]  # port 0: one for all
+    status = given.status
+    if status is None and config.status.address:
+        status = bind_status(config.status.address)
+    return _Sockets(rows, status, bool(given.mail))
+
+
+class _Workers:
+    """What each worker does; those that replace others begin with what was read
+    at the last good HUP."""
+
+    def __init__(self, config: Config, reload: Reload, sockets: _Sockets) -> None:
+        self._config = config
+        self._reload = reload
+        self._sockets = sockets
+
+    def __call__(self, worker: int, board: Board, tell: Tell) -> int:
+        rows, status, inherited_ = self._sockets
+        share = Share(rows[worker], status, inherited_, tell, worker, board)
+        return _run_service(self._config, self._reload, share)
+
+    def reread(self) -> None:
+        """In the parent, at HUP; the workers judge it too, and tell of it."""
+        with contextlib.suppress(ConfigError):
+            new = self._reload()
+            if not assemble.start_problem(new, assemble.qmail_host(new)):
+                self._config = new
+
+
+def _run_service(config: Config, reload: Reload, share: Share) -> int:
+    return run_loop(lambda: _serve(config, reload, share))
+
+
+async def _serve(config: Config, reload: Reload, share: Share) -> int:
+    loop = asyncio.get_running_loop()
+
+    def soon(flush: Callable[[], None]) -> None:
+        loop.call_later(_LOG_SECONDS, flush)
+
+    log = _logger(config, soon)
+    log.capture_logging()
+    try:
+        return await Service(config, log, reload, share).run()
+    except _TROUBLE as error:
+        return _cannot_start(error)
+    finally:
+        # The handlers end with the loop: one more TERM must not spoil the status.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        log.close()
+
+
+def _logger(config: Config, schedule: Schedule | None) -> Logger:
+    form, level = config.log.format, config.log.level
+    return Logger(sys.stderr.buffer, form=form, level=level, schedule=schedule)
+
+
+def _say_rights(config: Config, rights: Rights, say: Say) -> None:
+    say("info", str(rights))
+    for warning in (*rights.hints, *rights.warnings, *_unreadable(config)):
+        say("warning", warning)
+
+
+def _unreadable(config: Config) -> list[str]:
+    """What will fail only at a HUP, now that we are who we are."""
+    if config.source is None:
+        return []
+    try:
+        with open(config.source, "rb"):
+            return []
+    except OSError as error:
+        text = (
+            f"HUP will fail: {config.source}: {error.strerror} (let our user read it)"
+        )
+        return [text]
+
+
+def _cannot_start(error: Exception) -> int:
+    """One line, by the descriptor: a log pipe that is closed changes nothing,
+    not even the exit status."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"backstop: {error}\n".encode("utf-8", "backslashreplace"))
+    return CANNOT_START
+
+
+def _open_standard_streams() -> None:
+    """Started with some of them closed, the next socket would be one."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
