@@ -21,6 +21,7 @@ from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import HostSettings, QmailHost
+from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.view import DirectoryView
 from proxy.rules.engine import Engine
 from proxy.rules.qmail import QmailRule
@@ -65,7 +66,11 @@ def engine(
     """
     guard = serving and not config.relay.allow_missing_rcpthosts
     # There is one type so far.
-    rules = [QmailRule(host, guard_relay=guard) for _ in config.rules]
+    percenthack = config.relay.allow_percenthack
+    rules = [
+        QmailRule(host, guard_relay=guard, allow_percenthack=percenthack)
+        for _ in config.rules
+    ]
     return Engine(rules, observe=config.mode == "observe", on_error=on_error)
 
 
@@ -115,6 +120,25 @@ def relay_problem(config: Config, host: QmailHost) -> str:
     )
 
 
+def relay_warnings(config: Config, host: QmailHost) -> list[str]:
+    """What lets strangers relay although rcpthosts is there, in words."""
+    if not config.relay.allow_percenthack:
+        return []
+    try:
+        opened = opened_domains(host.moment())
+    except (ControlError, KernelError, CannotTell):
+        return []  # trouble() tells of it
+    return [
+        f"control/percenthack lets everybody relay: qmail sends mail for"
+        f" user%any.where@{name.decode('latin-1')} to any.where (take the domain out"
+        " of it, or set relay.allow_percenthack = false)"
+        for name in opened[:_WARNINGS_MAX]
+    ]
+
+
+_WARNINGS_MAX = 5
+
+
 def trusted(config: Config) -> Trusted:
     """The clients that may relay."""
     return Trusted(config.relay.trusted)
@@ -136,6 +160,8 @@ def backend_settings(config: Config) -> BackendSettings:
         final_timeout=backend.final_timeout,
         kept=backend.pool,
         kept_seconds=backend.pool_age,
+        breaker_failures=backend.breaker_failures,
+        breaker_seconds=backend.breaker_seconds,
     )
 
 

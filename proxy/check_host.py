@@ -152,6 +152,11 @@ def _relay(config: Config, host: QmailHost, files: HostFiles) -> Iterator[Findin
             "missing: qmail would take mail for every domain (an open relay)",
             "list your domains there, or set relay.allow_missing_rcpthosts = true",
         )
+    for text in assemble.relay_warnings(config, host):
+        what, _, remedy = text.removesuffix(")").partition(" (")
+        path = files.control("percenthack")
+        what = what.removeprefix("control/percenthack ")
+        yield files.finding(WARNING, path, what, remedy)
 
 
 def _line_ends(files: HostFiles) -> Iterator[Finding]:

@@ -17,8 +17,8 @@ import textwrap
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from proxy import assemble
 from proxy.config import Config
@@ -47,6 +47,21 @@ class Circumstances:
     relayclient: bytes | None = None
 
 
+class TrustStep(NamedTuple):
+    """The first reason where the client may relay."""
+
+    client: str
+    network: str
+
+    def where(self) -> str:
+        """The key."""
+        return "relay.trusted"
+
+    def note(self) -> str:
+        """Which network it is."""
+        return f"{self.client} is in {self.network}: it may relay"
+
+
 @dataclass(slots=True)
 class Explanation:
     """One answer.  ``given`` is the input, ``address`` what was read in it;
@@ -66,8 +81,7 @@ def run(
     engine = assemble.engine(config, host, _unheard)
     if problem := assemble.start_problem(config, host):
         print(f"warning: serve would not start: {problem}", file=sys.stderr)
-    explainer = Explainer(engine, config, asked)
-    with explainer:
+    with Explainer(engine, config, asked) as explainer:
         return Session(explainer, _Json() if as_json else _people()).run(addresses)
 
 
@@ -82,6 +96,12 @@ class Explainer:
         self._engine = engine
         self._asked = asked
         self._line_max = config.limits.command_length
+        self._relayclient = asked.relayclient
+        self._trust: TrustStep | None = None
+        network = assemble.trusted(config).network_of(asked.client)
+        if network is not None and asked.relayclient is None:
+            self._relayclient = b""
+            self._trust = TrustStep(asked.client, str(network))
         self._runner: asyncio.Runner | None = None
 
     def __enter__(self) -> Explainer:
@@ -102,10 +122,12 @@ class Explainer:
         address = read_path(given) if raw else given
         asked = self._asked
         answer = self._engine.ask(
-            Question(address, asked.sender, asked.client, asked.relayclient, since)
+            Question(address, asked.sender, asked.client, self._relayclient, since)
         )
         if not isinstance(answer, Verdict):
             answer = self._wait(answer)
+        if self._trust is not None:
+            answer = replace(answer, trace=[self._trust, *answer.trace])
         dialogue = self._refusal(given) if raw else None
         return Explanation(given, address, answer, dialogue)
 

@@ -22,6 +22,7 @@ from proxy.front.descriptors import connections_that_fit
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
+from proxy.interlock import Interlock
 from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
@@ -88,6 +89,7 @@ class Service:
         self.recent = Recent()
         self.door: Door | None = None
         self.backend: Backend | None = None
+        self.interlock: Interlock | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -138,11 +140,36 @@ class Service:
             self.addresses.append(shown(sock))
         self._listening = True
         await self._start_status(config.status.address)
+        self._start_interlock(self.backend)
         self._sweep()
         self._started = True
         self._say_started()
+        self._say_trouble(host)
+
+    @property
+    def _first(self) -> bool:
+        """Alone, or the one of several workers that does what one should do."""
+        return self._share is None or not self._share.worker
+
+    def _start_interlock(self, backend: Backend) -> None:
+        if not self._first:
+            return
+        relay = self.config.relay
+        interlock = Interlock(
+            backend,
+            self.log.notice,
+            relay.interlock_interval,
+            trusting=bool(relay.trusted),
+        )
+        self.interlock = interlock
+        self.metrics.interlock = lambda: interlock.state
+
+    def _say_trouble(self, host: QmailHost) -> None:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
+        if self._first:
+            for warning in assemble.relay_warnings(self.config, host):
+                self.log.notice("warning", warning)
 
     def _own_sockets(self) -> Sequence[socket.socket]:
         share = self._share
@@ -205,9 +232,15 @@ class Service:
         backend.use(assemble.backend_settings(config))
         kept = _restart_only(self.config, config)
         self.config = config
+        if self.interlock is not None:
+            relay = config.relay
+            self.interlock.configure(
+                relay.interlock_interval, trusting=bool(relay.trusted)
+            )
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
         self._configuration = "reloaded"
+        self._say_trouble(host)
         if kept:
             self.log.notice("warning", f"only a restart changes {', '.join(kept)}")
         return f"serves {' '.join(self.addresses)}"
@@ -215,6 +248,8 @@ class Service:
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
         self._listening = False
+        if self.interlock is not None:
+            self.interlock.close()
         for server in self._servers:
             server.close()
         if self._share is None or not self._share.inherited:
@@ -259,6 +294,8 @@ class Service:
         self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
+            if self.interlock is not None and self._listening:
+                self.interlock.tick()
             loop = self.door.loop
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -288,6 +325,8 @@ class Service:
             backend=str(backend.settings) if backend else "",
             backend_state=self._backend_state(),
             configuration=self._configuration,
+            relaying=self.interlock.shown if self.interlock else "not asked",
+            warning=self.interlock.warning if self.interlock else "",
         )
 
     def _door_settings(self, config: Config, host: QmailHost) -> DoorSettings:

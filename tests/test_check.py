@@ -115,6 +115,23 @@ def test_a_missing_rcpthosts_can_be_acknowledged(tmp_path: Path) -> None:
     assert run(path)[0] == 0
 
 
+def test_a_percent_hack_that_makes_an_open_relay(tmp_path: Path) -> None:
+    path = lay_out(tmp_path, percenthack="Virt.test\nmine.test\n", envnoathost="e.test")
+    status, output = run(path)
+    assert status == 0
+    assert grave(output, tmp_path) == [
+        "warning: HOST/var/qmail/control/percenthack: lets everybody relay: qmail sends"
+        " mail for user%any.where@virt.test to any.where: take the domain out of it,"
+        " or set relay.allow_percenthack = false"
+    ]
+    config(tmp_path, "[relay]\nallow_percenthack = false\n")
+    assert grave(run(path)[1], tmp_path) == []
+    (tmp_path / "host/var/qmail/control/percenthack").write_text("e.test\n")
+    config(tmp_path)
+    (told,) = grave(run(path)[1], tmp_path)  # user%any.where, without @
+    assert "user%any.where@e.test" in told
+
+
 def test_a_control_file_that_is_a_directory(tmp_path: Path) -> None:
     path = lay_out(tmp_path, virtualdomains=None)
     (tmp_path / "host/var/qmail/control/virtualdomains").mkdir()

@@ -192,6 +192,42 @@ class TestOptions:
         (found,) = objects(run(config, "--json", address, RELAYCLIENT="@virt.test"))
         assert found["verdict"] == "reject"
 
+    def test_a_client_that_may_relay(self, config: Path) -> None:
+        def asked(client: str, relayclient: str | None = None) -> list[dict[str, Any]]:
+            trusted = "192.0.2.0/24,2001:db8::/32"
+            given = ["--json", "--client", client]
+            if relayclient is not None:
+                given += ["--relayclient", relayclient]
+            given += ["x@elsewhere.test", "bob@example.test"]
+            return objects(run(config, *given, BACKSTOP_RELAY__TRUSTED=trusted))
+
+        for client in ("192.0.2.9", "::ffff:192.0.2.9", "2001:db8::9"):
+            away, unknown = asked(client)
+            assert away["verdict"] == "accept"
+            first, second, *_ = away["trace"]
+            assert first["at"] == "relay.trusted"
+            assert first["note"].startswith(f"{client} is in ")
+            assert "RELAYCLIENT" in second["note"]
+            assert unknown["verdict"] == "reject"  # nobody is made by trust
+            assert unknown["trace"][0] == first
+        for client in ("192.0.3.9", "2001:db9::9"):
+            away, _ = asked(client)
+            assert away["reply"] == replies.NOT_RELAYED.text
+        # What is asked for in so many words has the last word.
+        away, _ = asked("192.0.2.9", "@virt.test")
+        assert away["verdict"] == "reject"
+        assert "relay.trusted" not in str(away["trace"])
+
+    def test_the_percent_hack(self, tmp_path: Path) -> None:
+        config = small_host.lay_out(tmp_path, percenthack="example.test\n")
+        given = ["--json", "x%elsewhere.test@example.test"]
+        (found,) = objects(run(config, *given))
+        assert found["verdict"] == "accept"  # as qmail
+        done = run(config, *given, BACKSTOP_RELAY__ALLOW_PERCENTHACK="false")
+        (found,) = objects(done)
+        assert found["reply"] == replies.NOT_RELAYED.text
+        assert found["trace"][-1]["at"] == "relay.allow_percenthack"
+
     def test_observe(self, config: Path) -> None:
         done = run(config, "--json", "bob@example.test", BACKSTOP_MODE="observe")
         (found,) = objects(done)

@@ -23,8 +23,9 @@ OnReply = Callable[[Reply], None]
 class ChannelOwner(Protocol):
     """Whoever speaks over a channel at the moment."""
 
-    def channel_lost(self, why: str) -> None:
-        """The channel is gone; nothing that was asked will be answered."""
+    def channel_lost(self, why: str, said: Reply | None) -> None:
+        """The channel is gone; nothing that was asked will be answered.
+        ``said`` is what the backend said without having been asked."""
 
     def channel_blocked(self) -> None:
         """The backend does not keep up: stop handing in bytes."""
@@ -108,10 +109,10 @@ class Channel(asyncio.Protocol):
         self._waiting.append(on_reply)
         self.write(data + b".\r\n")
 
-    def drop(self, why: str) -> None:
+    def drop(self, why: str, said: Reply | None = None) -> None:
         """Close at once; the owner is told."""
         if not self.lost_why:
-            self._lost(why)
+            self._lost(why, said)
             self._transport.abort()
             self._client.close()
 
@@ -136,11 +137,17 @@ class Channel(asyncio.Protocol):
         except BadReply as error:
             self.drop(f"{self.step}: {error}")
             return
+        asked = len(self._waiting)
+        if 0 < asked < len(replies) and replies[-1].code != 421:
+            # One of them answers nothing, and there is no telling which.  (421
+            # may come at any time: RFC 5321 §3.8.)
+            self.drop(f"{self.step}: more replies than commands: {replies[-1].text}")
+            return
         for reply in replies:
             if self.lost_why:
                 return
             if not self._waiting:
-                self.drop(f"unexpected reply: {reply.text}")
+                self.drop(f"unexpected reply: {reply.text}", reply)
                 return
             self._waiting.popleft()(reply)
             if not self._waiting and self._unsent:
@@ -174,10 +181,10 @@ class Channel(asyncio.Protocol):
         self.step = commands[-1][0].partition(b" ")[0].decode("latin-1")
         self.write(data)
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, said: Reply | None = None) -> None:
         self.lost_why = why
         self._waiting.clear()
         self._unsent.clear()
         owner, self.owner = self.owner, None
         if owner is not None:
-            owner.channel_lost(why)
+            owner.channel_lost(why, said)

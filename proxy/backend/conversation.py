@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.backend.channel import Channel
+from proxy.backend.client import Client
 from proxy.backend.pool import Backend
 from proxy.smtp import replies
 from proxy.smtp.command import for_backend
@@ -61,6 +62,7 @@ class Conversation:
         "_asked",
         "_backend",
         "_channel",
+        "_client",
         "_fresh",
         "_helo",
         "_left",
@@ -75,8 +77,11 @@ class Conversation:
         "_step",
     )
 
-    def __init__(self, backend: Backend, listener: Listener) -> None:
+    def __init__(
+        self, backend: Backend, listener: Listener, client: Client | None
+    ) -> None:
         self._backend = backend
+        self._client = client
         self._listener = listener
         self._channel: Channel | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -139,6 +144,7 @@ class Conversation:
         if channel is not None:
             if self._step is _Step.ENVELOPE and channel.usable:
                 self._reset_first = True
+                self._fresh = False  # from now on it is a used one
             else:
                 self._backend.discard(channel)
                 self._forget_channel()
@@ -170,17 +176,15 @@ class Conversation:
             self._expect(float("inf"))
         self._listener.relay_writable()
 
-    def channel_lost(self, why: str) -> None:
+    def channel_lost(self, why: str, said: Reply | None) -> None:
         step = self._step
         self._forget_channel()
         if step is _Step.IDLE and not self._asked:
             return  # between two transactions: the next one opens another
-        if self._may_retry():
-            self._fresh = True
-            self._forget_transaction()
-            self._connect()
-            return
-        self._fail(replies.BACKEND_LOST, step.value, why)
+        answer = replies.BACKEND_LOST
+        if step is _Step.MESSAGE and said is not None and _is_refusal(said):
+            answer = said  # it has read enough of the message; no dot is sent
+        self._lost(answer, step.value, why)
 
     # Inside: opening.
 
@@ -190,22 +194,25 @@ class Conversation:
         return bool(self._asked) and not self._promised and not self._fresh
 
     def _connect(self) -> None:
-        channel = None if self._fresh else self._backend.reuse()
+        channel = None if self._fresh else self._backend.reuse(self._client)
         if channel is not None:
             self._greet(channel)
             return
         self._fresh = True
-        self._opening = self._backend.open(self._greet, self._open_failed)
+        self._opening = self._backend.open(self._client, self._greet, self._open_failed)
 
-    def _open_failed(self, why: str) -> None:
+    def _open_failed(self, step: str, why: str) -> None:
         self._opening = None
-        self._fail(replies.BACKEND_UNREACHABLE, "connect", why)
+        self._fail(replies.BACKEND_UNREACHABLE, step, why)
 
     def _greet(self, channel: Channel) -> None:
         """Say EHLO with the client's own name; it also resets a connection
         that was used before (RFC 5321 §4.1.4).  Where that was done under the
         same name, RSET is enough, and goes out with the envelope."""
         self._opening = None
+        if self._left:  # it could not be cancelled in time
+            self._backend.release(channel)
+            return
         self._channel = channel
         self._ready = False
         channel.owner = self
@@ -329,7 +336,16 @@ class Conversation:
         answer = replies.BACKEND_CONFUSED
         if reply.code == 421:
             answer = replies.BACKEND_LOST
-        self._fail(answer, step, f"the backend said: {reply.text}")
+        self._lost(answer, step, f"the backend said: {reply.text}")
+
+    def _lost(self, reply: Reply, step: str, why: str) -> None:
+        """The channel is gone: replace it if nobody can notice, else fail."""
+        if self._may_retry():
+            self._fresh = True
+            self._forget_transaction()
+            self._connect()
+        else:
+            self._fail(reply, step, why)
 
     def _fail(self, reply: Reply, step: str, why: str) -> None:
         self._asked.clear()

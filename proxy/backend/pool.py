@@ -14,7 +14,9 @@ from typing import cast
 
 import aiosmtplib
 
+from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
+from proxy.backend.client import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class BackendSettings:
 
     ``host`` and ``port``, or ``path`` of a Unix socket.  The times are shorter
     than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
-    connections are kept for ``kept_seconds``.
+    connections are kept for ``kept_seconds``.  After ``breaker_failures``
+    attempts to connect that failed in a row, none is made for
+    ``breaker_seconds``; 0 of them: attempts are always made.
     """
 
     host: str = "127.0.0.1"
@@ -35,6 +39,8 @@ class BackendSettings:
     final_timeout: float = 540.0
     kept: int = 8
     kept_seconds: float = 30.0
+    breaker_failures: int = 5
+    breaker_seconds: float = 2.0
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -46,17 +52,24 @@ _USES_MAX = 1000
 _AGE_MAX = 600.0
 
 OnChannel = Callable[[Channel], None]
-OnFailure = Callable[[str], None]
+OnFailure = Callable[[str, str], None]
+"""Gets the step (``connect``, or ``breaker`` where none was tried) and why."""
 
 
 class Backend:
     """Connections to one backend.
 
     ``hostname`` is what we call ourselves; ``up`` and ``trouble`` say what the
-    last attempt to connect came to.
+    last attempt to connect came to.  ``clock`` gives seconds, the loop's time
+    by default.
     """
 
-    def __init__(self, settings: BackendSettings, hostname: bytes) -> None:
+    def __init__(
+        self,
+        settings: BackendSettings,
+        hostname: bytes,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.settings = settings
         self.hostname = hostname
         self.up: bool | None = None
@@ -67,15 +80,14 @@ class Backend:
         self._live: set[Channel] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self.now = clock or self._loop.time
+        """Deadlines are held against it, in seconds."""
+        self._breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._live)
-
-    def now(self) -> float:
-        """Loop time in seconds; deadlines are held against it."""
-        return self._loop.time()
 
     def use(self, settings: BackendSettings) -> None:
         """Other settings from now on.  Where they name another place, no
@@ -87,10 +99,12 @@ class Backend:
             for channel in self._idle:
                 self._end(channel)
             self._idle.clear()
+            self._breaker.forget()
+        self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
         self.settings = settings
 
-    def reuse(self) -> Channel | None:
-        """An idle connection that is still good, if there is one."""
+    def reuse(self, client: Client | None) -> Channel | None:
+        """An idle connection that is still good for ``client``, if there is one."""
         oldest = self.now() - self.settings.kept_seconds
         while self._idle:
             channel = self._idle.pop()
@@ -100,10 +114,13 @@ class Backend:
             self._end(channel)
         return None
 
-    def open(self, on_channel: OnChannel, on_failure: OnFailure) -> asyncio.Task[None]:
-        """Make a new connection; one of the two is called when it is done.
+    def open(
+        self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
+    ) -> asyncio.Task[None]:
+        """Make a new connection on behalf of ``client``, ``None`` for our own
+        questions; one of the two is called when it is done.
 
-        The task may be cancelled; then neither is.
+        The task may be cancelled; then neither is, unless it is too late.
         """
         task = self._loop.create_task(self._open(on_channel, on_failure))
         self._opening.add(task)
@@ -122,6 +139,10 @@ class Backend:
             self._idle.append(channel)
         else:
             self._end(channel)
+
+    def finish(self, channel: Channel) -> None:
+        """End a connection that is not to be used again, politely if it can be."""
+        self._end(channel)
 
     def discard(self, channel: Channel) -> None:
         """End a connection at once: what is on its way must not arrive."""
@@ -148,10 +169,12 @@ class Backend:
 
     async def close(self) -> None:
         """End every connection and every attempt at one."""
-        for task in list(self._opening):
-            task.cancel()
-        if self._opening:
-            await asyncio.wait(self._opening)
+        while self._opening:
+            # Once is not always enough: before Python 3.12, asyncio.wait_for
+            # swallows it if the connection is made at that very moment.
+            for task in self._opening:
+                task.cancel()
+            await asyncio.wait(self._opening, timeout=0.05)
         for channel in list(self._live):
             self._end(channel)
         self._idle.clear()
@@ -164,21 +187,28 @@ class Backend:
             channel.discard()
 
     async def _open(self, on_channel: OnChannel, on_failure: OnFailure) -> None:
-        client, place = self._client(), str(self.settings)
+        breaker, place = self._breaker, str(self.settings)
+        attempt = breaker.admit(self.now())
+        if attempt is Attempt.FORBIDDEN:
+            on_failure("breaker", f"not tried again yet: {self.trouble}")
+            return
+        client = self._client()
         try:
             await client.connect()
+            # uvloop's transports are not registered as asyncio's.
+            transport = cast(asyncio.Transport | None, client.transport)
+            if transport is None or transport.is_closing():
+                raise ConnectionError("the backend closed the connection")
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            breaker.failed(attempt, self.now())
             self.up = False
             self.trouble = f"connect: {error}"
-            on_failure(self.trouble)
+            on_failure("connect", self.trouble)
             return
-        # uvloop's transports are not registered as asyncio's.
-        transport = cast(asyncio.Transport | None, client.transport)
-        if transport is None or transport.is_closing():
-            self.up = False
-            self.trouble = "connect: the backend closed the connection"
-            on_failure(self.trouble)
-            return
+        except asyncio.CancelledError:
+            breaker.abandoned(attempt)
+            raise
+        breaker.succeeded()
         self.up = True
         self.trouble = ""
         channel = Channel(client, transport, self.now())

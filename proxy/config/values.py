@@ -167,6 +167,20 @@ def _network(value: object) -> Network:
     return network
 
 
+def _relay_network(value: object) -> Network:
+    network = _network(value)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:  # ::ffff:192.0.2.0/120 is 192.0.2.0/24
+            network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    if not network.prefixlen:
+        raise _wrong(
+            "is everybody: that would be an open relay",
+            'name your own clients, like "192.0.2.0/24"',
+        )
+    return network
+
+
 def _number_only(value: object) -> object:
     if isinstance(value, bool):
         raise _wrong("must be a number", "write digits")
@@ -209,4 +223,4 @@ Character = Annotated[str, AfterValidator(_checked_break)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 AccountName = Annotated[str, BeforeValidator(_checked_account)]
 Descriptor = Annotated[int, BeforeValidator(_number_only), Field(ge=3, le=1 << 20)]
-IPNetwork = Annotated[Network, BeforeValidator(_network)]
+RelayNetwork = Annotated[Network, BeforeValidator(_relay_network)]

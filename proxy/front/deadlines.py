@@ -9,33 +9,51 @@ envelope as long as a command may take, a message as long as it keeps its pace.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from proxy.front.pace import Pace
-from proxy.front.pressure import Patience
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import State
 
+if TYPE_CHECKING:
+    from proxy.front.door import Door
 
-def granted(dialogue: Dialogue, patience: Patience) -> float:
-    """Seconds in which the client must act; 0 is any time."""
+_NEVER = float("inf")
+
+
+def latest(dialogue: Dialogue, door: Door) -> float:
+    """By when the client must act, from now on."""
     if dialogue.state is State.COMMAND:
-        return patience.command_timeout
-    return patience.data_timeout
+        return door.command_deadline
+    limit = door.patience.data_timeout
+    return door.now + limit if limit else _NEVER
 
 
-def overdue(
-    dialogue: Dialogue, patience: Patience, now: float, oldest: float, pace: Pace | None
-) -> str:
+def deadline(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) -> float:
+    """When a session is to be looked at, whose client has just acted.
+    ``oldest`` is when the session is too old."""
+    usual = latest(dialogue, door)
+    if dialogue.state is not State.COMMAND:
+        end = _NEVER if pace is None else pace.ends
+    elif dialogue.mail_argument is None:
+        end = oldest
+    else:
+        end = oldest + door.patience.command_timeout
+    return usual if usual < end else end
+
+
+def overdue(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) -> str:
     """The limit that has passed at a session's deadline; ``""``: none, it was
-    only the end of a window of :class:`Pace`.  ``oldest`` is when the session
-    is too old."""
+    only the end of a window of :class:`Pace`."""
+    now = door.now
     if dialogue.state is not State.COMMAND:
         if pace is None or now < pace.ends:
             return "data_timeout"
         return "data_rate" if pace.too_slow(now, dialogue.message_size) else ""
     if dialogue.mail_argument is not None:
-        oldest += patience.command_timeout
+        oldest += door.patience.command_timeout
     return "session_age" if now >= oldest else "command_timeout"
 
 

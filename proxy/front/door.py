@@ -19,6 +19,7 @@ from proxy.backend.pool import Backend
 from proxy.front.client import client_key, client_number
 from proxy.front.common import DELIVERED, GUESSED, Column
 from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
+from proxy.front.pace import Pace
 from proxy.front.pressure import Patience, Pressure, limits_under
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
@@ -173,6 +174,15 @@ class Door:
         if len(self.sessions) <= self._pressure.down:
             self._look_at_pressure()
 
+    def oldest(self) -> float:
+        """When a session that begins now is too old."""
+        age = self.settings.session_age
+        return self.now + age if age else math.inf
+
+    def pace(self) -> Pace:
+        """What is asked of a message that begins now."""
+        return Pace(self.now, self.patience.data_rate)
+
     def guessed(self, session: str, client: str, refusal: Reply) -> tuple[Reply, float]:
         """A recipient was refused for want of a mailbox: what to tell the client
         (``refusal``, or 421), and the seconds by which to hold that back."""
@@ -198,6 +208,12 @@ class Door:
         news = self._harvest.delivered(number, self.now)
         if news and self._common is not None:
             self._common.tell(number, DELIVERED)
+
+    def relayclient(self, client: str) -> bytes | None:
+        """RELAYCLIENT, as tcprules would set it for ``client`` (qmail-smtpd.8):
+        empty, so that nothing is appended to addresses, or not set."""
+        trusted = self.settings.trusted
+        return b"" if trusted and client in trusted else None
 
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""

@@ -19,8 +19,9 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
+from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
-from proxy.front.deadlines import REPLIES, granted, overdue
+from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
 from proxy.front.pace import Pace
 from proxy.observe.events import (
@@ -60,6 +61,7 @@ class Session(SMTP):
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
+        self._relayclient: bytes | None = None
         self._id = ""
         self._began = 0.0
         self._why = "client"
@@ -90,10 +92,10 @@ class Session(SMTP):
             self._socket.write(refusal.wire)
             self._socket.close()
             return
+        self._relayclient = door.relayclient(self._client)
         self._id = door.next_id()
         self._began = door.loop.time()
-        if door.settings.session_age:
-            self._oldest = door.now + door.settings.session_age
+        self._oldest = door.oldest()
         door.observer(Connected(self._id, self._client))
         self._dialogue.start()
         self._set_deadline()
@@ -103,12 +105,18 @@ class Session(SMTP):
             return
         dialogue = self._dialogue
         dialogue.receive(data)
-        deadline = self._door.command_deadline
+        # A part of a command buys no time; of a message, it does.
+        whole = b"\n" in data
+        usual = self._door.command_deadline
         free = self._reading and not (self._blocked or self._eof)
-        if free and dialogue.idle and deadline < self._oldest:
-            self.deadline = deadline  # most often
-        else:
-            self._after()
+        if free and dialogue.idle and usual < self._oldest:
+            if whole:  # most often
+                self.deadline = usual
+            return
+        before = self.deadline
+        self._after()
+        if not whole and dialogue.state is State.COMMAND:
+            self.deadline = before
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read (RFC 5321 has no rule
@@ -143,9 +151,7 @@ class Session(SMTP):
             self._dialogue.decided(held)
             self._after()
             return
-        door = self._door
-        patience, oldest = door.patience, self._oldest
-        limit = overdue(self._dialogue, patience, door.now, oldest, self._pace)
+        limit = overdue(self._dialogue, self._door, self._oldest, self._pace)
         if limit:
             self.limit_reached(limit)
             self._finish(REPLIES[limit], "timeout")
@@ -154,9 +160,8 @@ class Session(SMTP):
 
     def hurry(self) -> None:
         """There is less patience than there was."""
-        limit = granted(self._dialogue, self._door.patience)
-        if limit and self.deadline != _NEVER and self._held is None:
-            self.deadline = min(self.deadline, self._door.now + limit)
+        if self._held is None and self.deadline != _NEVER:
+            self.deadline = min(self.deadline, latest(self._dialogue, self._door))
 
     def shut_down(self, *, now: bool) -> bool:
         """End the session if nothing is under way, or in any case if ``now``;
@@ -173,8 +178,8 @@ class Session(SMTP):
             self._socket.write(data)
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
-        sender = self._dialogue.sender
-        question = Question(recipient, sender, self._client, None, self._since, False)
+        sender, trust = self._dialogue.sender, self._relayclient
+        question = Question(recipient, sender, self._client, trust, self._since, False)
         verdict = self._engine.ask(question)
         self._since = time.monotonic()
         if isinstance(verdict, Verdict):
@@ -185,7 +190,7 @@ class Session(SMTP):
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
         if conversation is None:
-            conversation = Conversation(self._door.backend, self)
+            conversation = Conversation(self._door.backend, self, self._who())
             self._conversation = conversation
         self._arguments.append(argument)
         dialogue = self._dialogue
@@ -213,9 +218,7 @@ class Session(SMTP):
             self._conversation.abort()
 
     def message_refused(self, reply: Reply) -> None:
-        reason = "the backend was lost" if reply.temporary else "by our limits"
-        if reply is replies.BARE_LF:
-            reason = "bare LF"
+        reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
         self._report_message(_outcome(reply), reply.text, reason)
 
     def limit_reached(self, limit: str) -> None:
@@ -248,8 +251,7 @@ class Session(SMTP):
         if reply.code != 354:
             self._report_message(_outcome(reply), reply.text, "at DATA")
         else:
-            door = self._door
-            self._pace = Pace(door.now, door.patience.data_rate)
+            self._pace = self._door.pace()
         self._dialogue.data_answered(reply)
         self._after()
 
@@ -282,6 +284,14 @@ class Session(SMTP):
     def relay_writable(self) -> None:
         self._blocked = False
         self._flow()
+
+    def _who(self) -> Client:
+        """Both ends of the connection; asked for when a backend is needed."""
+        ends: list[Any] = []
+        for name in ("peername", "sockname"):
+            end = self._socket.get_extra_info(name)
+            ends += end[:2] if isinstance(end, tuple) else ("", 0)
+        return Client(*ends)
 
     # Inside: verdicts.
 
@@ -376,21 +386,10 @@ class Session(SMTP):
 
     def _set_deadline(self) -> None:
         dialogue = self._dialogue
-        if dialogue.waiting or self._blocked:
-            if self._held is None:
-                self.deadline = _NEVER  # the backend's deadlines hold
-            return
-        door = self._door
-        if dialogue.state is State.COMMAND:
-            deadline, end = door.command_deadline, self._oldest
-            if dialogue.mail_argument is not None:
-                # Too old, but it may finish what it has begun.
-                end += door.patience.command_timeout
-        else:
-            limit = door.patience.data_timeout
-            deadline = door.now + limit if limit else _NEVER
-            end = self._pace.ends if self._pace is not None else _NEVER
-        self.deadline = deadline if deadline < end else end
+        if not (dialogue.waiting or self._blocked):
+            self.deadline = deadline(dialogue, self._door, self._oldest, self._pace)
+        elif self._held is None:
+            self.deadline = _NEVER  # the backend's deadlines hold
 
     def _flow(self) -> None:
         """Read from the client only what can be passed on or held."""
@@ -432,6 +431,15 @@ class Session(SMTP):
             )
         )
         door.leave(self, self._client)
+
+
+# Why a message was refused that was read to its end all the same.
+_REFUSED_FOR = {
+    replies.BARE_LF: "bare LF",
+    replies.TOO_BIG: "by our limits",
+    replies.BACKEND_LOST: "the backend was lost",
+    replies.BACKEND_CONFUSED: "the backend was lost",
+}
 
 
 def _outcome(reply: Reply) -> str:

@@ -107,7 +107,8 @@ TABLE = (
         "backstop_backend_failures_total",
         "counter",
         ("step",),
-        "Failures to use the backend, by what it was asked.",
+        "Failures to use the backend, by what it was asked (breaker: it was not, "
+        "because connecting has failed too often just now).",
     ),
     Entry(
         "backstop_limits_hit_total",
@@ -127,6 +128,13 @@ TABLE = (
         "gauge",
         (),
         "1 if the backend is believed usable, else 0.",
+    ),
+    Entry(
+        "backstop_interlock_state",
+        "gauge",
+        ("state",),
+        "1 for what is known of the backend relaying for us (relays, refuses, "
+        "unknown, off), 0 for the others.",
     ),
     Entry(
         "backstop_reloads_total",
@@ -177,6 +185,9 @@ _COUNTED = (
     "reloads",
 )
 
+INTERLOCK_STATES = ("relays", "refuses", "unknown", "off")
+"""What :mod:`proxy.interlock` may say."""
+
 _Counts = dict[tuple[str, ...], int]
 
 
@@ -203,6 +214,7 @@ class Metrics:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.backend_up = backend_up
+        self.interlock: Callable[[], str] = lambda: "off"
         self._version = version
         self.started = now()
         self.connections = 0
@@ -284,6 +296,7 @@ class Metrics:
         up = all(each["up"] for each in everybody)
         total.backend_up = lambda: up
         total.current = all(each["current"] for each in everybody)
+        total.interlock = self.interlock  # the process that shows them asks
         for each in everybody:
             total.add(each)
         return total
@@ -315,11 +328,16 @@ class Metrics:
             "backstop_limits_hit_total": self.limits_hit,
             "backstop_pressure": {(): self.pressure},
             "backstop_backend_up": {(): 1 if self.backend_up() else 0},
+            "backstop_interlock_state": _one_of(INTERLOCK_STATES, self.interlock()),
             "backstop_reloads_total": self.reloads,
             "backstop_configuration_current": {(): 1 if self.current else 0},
             "backstop_build_info": {(self._version,): 1},
             "backstop_start_time_seconds": {(): self.started},
         }
+
+
+def _one_of(states: Sequence[str], state: str) -> dict[tuple[str, ...], float]:
+    return {(each,): float(each == state) for each in states}
 
 
 def _reply_class(reply: str) -> str:

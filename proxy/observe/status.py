@@ -68,7 +68,11 @@ def _refusal(when: float, event: RecipientDecided | BackendRefusedRecipient) -> 
 
 
 class StatusInfo(NamedTuple):
-    """What the service tells of itself."""
+    """What the service tells of itself.
+
+    ``relaying`` is whether the backend relays for us, in words; ``warning``
+    what is wrong although it serves.
+    """
 
     version: str
     mode: str
@@ -76,6 +80,8 @@ class StatusInfo(NamedTuple):
     backend: str
     backend_state: str
     configuration: str = "as at the start"
+    relaying: str = "not asked"
+    warning: str = ""
 
 
 Readiness = Callable[[], str]
@@ -131,10 +137,12 @@ def page(
         ("version", info.version),
         ("mode", info.mode),
         ("state", f"not ready: {not_ready}" if not_ready else "ready"),
+        *([("warning", info.warning)] if info.warning else ()),
         ("up for", _duration(now - metrics.started)),
         ("listening on", ", ".join(info.addresses) or "nothing"),
         ("backend", f"{info.backend} ({info.backend_state})"),
         ("configuration", info.configuration),
+        ("backend relaying", info.relaying),
         ("sessions now", str(metrics.sessions)),
         ("connections", str(metrics.connections)),
         ("recipients prevented", str(metrics.answered("reject"))),
@@ -270,7 +278,10 @@ class StatusServer:
         reason = self._readiness()
         if reason:
             return web.Response(status=503, text=visible(reason) + "\n")
-        return web.Response(text="ready\n")
+        warning = self._info().warning
+        return web.Response(
+            text=f"ready\nwarning: {visible(warning)}\n" if warning else "ready\n"
+        )
 
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:

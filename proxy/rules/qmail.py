@@ -6,6 +6,7 @@ outcome (:mod:`proxy.qmail.decide`).
 
 from __future__ import annotations
 
+from proxy.qmail.control import ControlError
 from proxy.qmail.decide import (
     DELIVERED,
     NOT_RELAYED,
@@ -15,7 +16,10 @@ from proxy.qmail.decide import (
     Outcome,
     decide,
 )
+from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
+from proxy.qmail.percenthack import leaves_by_percenthack
+from proxy.qmail.trail import Step
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
@@ -43,11 +47,20 @@ class QmailRule:
 
     name = "qmail"
 
-    def __init__(self, host: QmailHost, *, guard_relay: bool = False) -> None:
+    def __init__(
+        self,
+        host: QmailHost,
+        *,
+        guard_relay: bool = False,
+        allow_percenthack: bool = True,
+    ) -> None:
         """``guard_relay``: should control/rcpthosts vanish, remote recipients
-        are deferred, although qmail would relay to them."""
+        are deferred, although qmail would relay to them.  ``allow_percenthack``
+        false: what only control/percenthack lets out is refused, although
+        qmail would relay it."""
         self._host = host
         self._guard_relay = guard_relay
+        self._allow_percenthack = allow_percenthack
 
     def ask(self, question: Question) -> Verdict:
         """Always has an opinion, and always at once."""
@@ -61,7 +74,23 @@ class QmailRule:
         )
         if self._guard_relay and decision.open_relay:
             decision = guarded(decision)
+        if not self._allow_percenthack and decision.outcome is Outcome.REMOTE:
+            decision = self._without_percenthack(question, decision)
         return _COMMON.get(decision) or verdict(decision)
+
+    def _without_percenthack(self, question: Question, decision: Decision) -> Decision:
+        if question.relayclient is not None:
+            return decision
+        moment = self._host.moment(question.since)
+        try:
+            if not leaves_by_percenthack(self._host, moment, question.recipient):
+                return decision
+        except (ControlError, CannotTell, KernelError) as error:
+            # A damaged morercpthosts.cdb, or a file that has just gone.
+            return Decision(Outcome.BROKEN, str(error), trail=decision.trail)
+        reason = "the percent hack leads to a domain that is not in rcpthosts"
+        step = Step(b"relay.allow_percenthack", 0, "false: {}", (reason,))
+        return Decision(Outcome.NOT_RELAYED, reason, trail=[*decision.trail, step])
 
 
 def guarded(decision: Decision) -> Decision:

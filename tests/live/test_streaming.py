@@ -108,6 +108,7 @@ async def test_a_backend_that_stands_still_stops_the_client(
 async def test_ten_thousand_unknown_recipients_and_no_backend(
     tmp_path: Path, plain: Settings, fake: FakeQmail
 ) -> None:
+    """F-no-early-open."""
     settings = {
         **plain,
         "limits.unknown_per_session": 0,

@@ -115,21 +115,20 @@ async def one_session_each(served: Served) -> dict[int, RawClient]:
 def holder_of(client: RawClient, served: Served) -> int:
     """The process that has the other end of a connection: proc_net(5)."""
     port = client.writer.get_extra_info("sockname")[1]
-    ours = f":{port:04X} "
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    theirs = f":{served.port:04X} "
-    # Not those of others, nor ended ones, which wait with the same numbers.
-    (inode,) = [
-        row[9]
-        for row in rows[1:]
-        if f"{row[2]} ".endswith(ours)
-        and f"{row[1]} ".endswith(theirs)
-        and row[9] != "0"
-    ]
+    ends = f":{served.port:04X}", f":{port:04X}"
+    for _ in range(100):  # the table is not read in one piece
+        lines = Path("/proc/net/tcp").read_text().splitlines()
+        for row in map(str.split, lines[1:]):
+            if row[3] == "01" and (row[1][-5:], row[2][-5:]) == ends:
+                return process_with(f"socket:[{row[9]}]", served)
+    raise AssertionError("the connection is not in the table")
+
+
+def process_with(file: str, served: Served) -> int:
     for process in children(served):
         for entry in Path(f"/proc/{process}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if os.readlink(entry) == f"socket:[{inode}]":
+                if os.readlink(entry) == file:
                     return process
     raise AssertionError("nobody has it")
 

@@ -102,6 +102,17 @@ async def test_readiness(service: Service, http: aiohttp.ClientSession) -> None:
     assert (await get(http, service.url + "/healthz"))[0] == 200
 
 
+async def test_a_warning_does_not_make_it_unready(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    service.info = INFO._replace(relaying="would relay <b>", warning="open\x1b[31m <b>")
+    status, text, _ = await get(http, service.url + "/readyz")
+    assert (status, text) == (200, "ready\nwarning: open\\x1b[31m <b>\n")
+    _, text, _ = await get(http, service.url + "/")
+    assert "would relay &lt;b&gt;" in text
+    assert "open\\x1b[31m &lt;b&gt;" in text
+
+
 async def test_metrics(service: Service, http: aiohttp.ClientSession) -> None:
     service.observe(refused(b"x@y"))
     status, text, headers = await get(http, service.url + "/metrics")

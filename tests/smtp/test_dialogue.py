@@ -175,20 +175,6 @@ class TestTheEndOfAMessage:
         assert driver.dots == 0
         assert driver.refused == [replies.BARE_LF]
 
-    def test_too_big_is_refused_at_the_true_end(self) -> None:
-        driver = MemoryDriver(limits=Limits(message_size=100))
-        driver.feed(MAIL + RCPT + b"DATA\r\n")
-        said = driver.feed(b"x" * 101 + b"\r\nMAIL FROM:<c@d.test>\r\n.\r\nNOOP\r\n")
-        assert codes(said) == [552, 250]
-        assert driver.dots == 0
-        assert not driver.closed
-
-    def test_declared_too_big_is_refused_at_mail(self) -> None:
-        driver = MemoryDriver(limits=Limits(declared_size=100))
-        assert codes(driver.feed(b"MAIL FROM:<a@b.test> SIZE=101\r\n")) == [552]
-        assert codes(driver.feed(b"MAIL FROM:<a@b.test> size=100\r\n")) == [250]
-        assert codes(driver.feed(b"MAIL FROM:<a@b.test> SIZE=x\r\n")) == [250]
-
     def test_backend_lost_in_the_middle_is_told_at_the_end(self) -> None:
         driver = MemoryDriver()
         driver.feed(MAIL + RCPT + b"DATA\r\n")
@@ -236,9 +222,6 @@ class TestCommands:
         driver = MemoryDriver()
         driver.feed(MAIL + b"RCPT TO:<a\tb\xe4@example.test>\r\n")
         assert driver.relayed == [b"TO:<a\tb\xe4@example.test>"]
-
-    def test_a_lone_lf_ends_a_command_as_qmail_has_it(self) -> None:
-        assert codes(MemoryDriver().feed(b"NOOP\nNOOP\r\n")) == [250, 250]
 
     def test_long_lines_are_refused_and_forgotten(self) -> None:
         driver = MemoryDriver(limits=Limits(command_length=100))

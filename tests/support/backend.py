@@ -2,9 +2,14 @@
 
 Written without the project's own parsers, so that a mistake in those is not
 made twice.  ``script`` maps a step to a behaviour; steps are ``connect``,
-``greeting``, ``EHLO``, ``HELO``, ``MAIL``, ``RCPT``, ``DATA``, ``body``,
-``dot``, ``RSET``, ``QUIT``; a behaviour is bytes to say instead of the usual
-reply, or one of the constants below.
+``greeting``, ``EHLO``, ``HELO``, ``MAIL``, ``RCPT``, ``RCPT TO:<...>``,
+``DATA``, ``body``, ``dot``, ``RSET``, ``QUIT``.  A behaviour is
+
+- bytes to say instead of the usual reply; after a 421 it closes;
+- :class:`Bytewise` bytes, each sent by itself;
+- an :class:`asyncio.Event` to wait for, before whatever follows;
+- one of the constants below;
+- or several of them, one after the other.
 """
 
 from __future__ import annotations
@@ -14,14 +19,20 @@ import contextlib
 import hashlib
 import socket
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-SILENT = "silent"  # never answer
-CLOSE = "close"  # FIN instead of an answer
+SILENT = "silent"  # reads on, never answers
+CLOSE = "close"  # FIN instead of an answer, and waits for the other side's
 RESET = "reset"  # RST instead of an answer
-STOP_READING = "stop reading"
+STOP_READING = "stop reading"  # for ever
 
-Behaviour = bytes | str
+
+class Bytewise(bytes):
+    """A reply that comes in as many segments as it has bytes."""
+
+
+Behaviour = bytes | str | asyncio.Event | Sequence["Behaviour"]
 
 
 @dataclass
@@ -45,18 +56,31 @@ class FakeQmail:
     commands: list[bytes] = field(default_factory=list)
     connections: int = 0
     open_connections: int = 0
+    stalled: int = 0  # times that it became silent
     dots: int = 0
     port: int = 0
     bytes_read: int = 0
     keep_messages: bool = True  # else their length and SHA-256
+    receive_buffer: int = 0  # bytes that the kernel takes for it; 0: as usual
     gate: asyncio.Event | None = None  # awaited before the final reply
+    judge: Callable[[bytes], Behaviour | None] | None = None  # of RCPT's argument
 
     async def start(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, limit=1 << 24
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._writers: set[asyncio.StreamWriter] = set()
+        sock = socket.create_server(("127.0.0.1", self.port))
+        if self.receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        self._server = await asyncio.start_server(self._serve, sock=sock, limit=1 << 24)
+        self.port = sock.getsockname()[1]
+
+    def hang_up(self, *, reset: bool = False) -> None:
+        """End all connections, whatever they are doing."""
+        for writer in self._writers:
+            if reset:
+                _reset(writer)
+            else:
+                writer.write_eof()
 
     async def stop(self) -> None:
         self._server.close()
@@ -71,6 +95,7 @@ class FakeQmail:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         self.connections += 1
         self.open_connections += 1
         try:
@@ -79,6 +104,7 @@ class FakeQmail:
         finally:
             self.open_connections -= 1
             self._tasks.discard(task)
+            self._writers.discard(writer)
             writer.close()
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
@@ -135,9 +161,9 @@ class _Session:
                 text += b"250 %s\r\n" % lines[-1]
             await self.say(verb.decode(), text)
         elif verb == b"MAIL":
-            self.mail = line.partition(b" ")[2]
             self.recipients = []
-            await self.say("MAIL", b"250 ok\r\n")
+            if await self.say("MAIL", _OK):
+                self.mail = line.partition(b" ")[2]
         elif verb == b"RCPT":
             await self.rcpt(line)
         elif verb == b"DATA":
@@ -156,11 +182,13 @@ class _Session:
         if self.mail is None:
             await self.say("RCPT", b"503 MAIL first (#5.5.1)\r\n")
             return
-        behaviour = self.fake.script.get("RCPT " + argument.decode("latin-1"))
-        if behaviour is not None:
-            await self._do(behaviour)
-            return
-        if await self.say("RCPT", b"250 ok\r\n"):
+        named = "RCPT " + argument.decode("latin-1")
+        if named not in self.fake.script and self.fake.judge is not None:
+            behaviour = self.fake.judge(argument)
+            if behaviour is not None:
+                await self._do(behaviour)
+                return
+        if await self.say(named if named in self.fake.script else "RCPT", _OK):
             self.recipients.append(argument)
 
     async def data(self) -> None:
@@ -173,9 +201,10 @@ class _Session:
         self.fake.dots += 1
         if self.fake.gate is not None:
             await self.fake.gate.wait()
-        if "dot" not in self.fake.script and "dot" not in self.fake.once:
+        usual = b"250 ok 1700000000 qp 4711\r\n"
+        if _means(self.behaviour("dot"), usual):
             self.keep(message)  # it is taken before it is said, as by qmail
-        await self.say("dot", b"250 ok 1700000000 qp 4711\r\n")
+        await self.say("dot", usual)
         self.mail = None
         self.recipients = []
 
@@ -205,31 +234,63 @@ class _Session:
         # The two bytes in front stand for the CRLF that ended DATA.
         return bytes(data[:-3]).replace(b"\r\n.", b"\r\n")[2:]
 
+    def behaviour(self, step: str) -> Behaviour | None:
+        return self.fake.once.get(step) or self.fake.script.get(step)
+
     async def say(self, step: str, usual: bytes) -> bool:
-        """Say the usual, or do what the script says; whether it was usual."""
-        behaviour = self.fake.once.pop(step, None) or self.fake.script.get(step)
-        if behaviour is None:
-            self.writer.write(usual)
-            await self.writer.drain()
-            return True
-        await self._do(behaviour)
-        return False
+        """Say the usual, or do what the script says; whether it means the same."""
+        behaviour = self.behaviour(step)
+        self.fake.once.pop(step, None)
+        await self._do(usual if behaviour is None else behaviour)
+        return _means(behaviour, usual)
 
     async def _do(self, behaviour: Behaviour) -> None:
-        if isinstance(behaviour, bytes):
+        if isinstance(behaviour, Bytewise):
+            for byte in behaviour:
+                self.writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+        elif isinstance(behaviour, bytes):
             self.writer.write(behaviour)
             await self.writer.drain()
             if behaviour.startswith(b"421"):
                 raise _Ended
-        elif behaviour == CLOSE:
-            raise _Ended
+        elif isinstance(behaviour, asyncio.Event):
+            await behaviour.wait()
         elif behaviour == RESET:
-            sock = self.writer.get_extra_info("socket")
-            linger = struct.pack("ii", 1, 0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.writer.transport.abort()
+            _reset(self.writer)
             raise _Ended
-        elif behaviour in (SILENT, STOP_READING):
-            if behaviour == STOP_READING:
-                self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        elif behaviour == STOP_READING:
+            self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            self.fake.stalled += 1
             await asyncio.Event().wait()
+        elif isinstance(behaviour, str):
+            if behaviour == CLOSE:
+                self.writer.write_eof()
+            self.fake.stalled += behaviour == SILENT
+            while await self.reader.read(65536):
+                pass
+            raise _Ended
+        else:
+            for one in behaviour:
+                await self._do(one)
+
+
+_OK = b"250 ok\r\n"
+
+
+def _means(behaviour: Behaviour | None, usual: bytes) -> bool:
+    """Whether a whole reply of the usual code is said."""
+    if behaviour is None:
+        return True
+    if isinstance(behaviour, bytes):
+        return behaviour[:3] == usual[:3] and behaviour.endswith(b"\r\n")
+    if isinstance(behaviour, str | asyncio.Event):
+        return False
+    return any(_means(one, usual) for one in behaviour)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    linger = struct.pack("ii", 1, 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()

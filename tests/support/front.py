@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.backend.pool import Backend, BackendSettings
 from proxy.front.door import Door, DoorSettings
@@ -16,6 +16,7 @@ from proxy.rules.engine import Engine
 from proxy.rules.verdict import Answer, Kind, Question, Verdict
 from proxy.smtp import replies
 from tests.support.backend import FakeQmail
+from tests.support.clock import Clock
 
 Ask = Callable[[Question], Answer | Awaitable[Answer]]
 
@@ -55,10 +56,16 @@ class Front:
     backend: Backend
     fake: FakeQmail
     port: int
+    clock: Clock
     events: list[Event] = field(default_factory=list)
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
+
+    def pass_time(self, seconds: float) -> None:
+        """Nothing is timed out by itself: the clock stands still otherwise."""
+        self.clock.now += seconds
+        self.door.sweep()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; fail after a generous time."""
@@ -95,27 +102,23 @@ async def running(
     await fake.start()
     tasks = asyncio.all_tasks()
     settings_ = backend or BackendSettings()
-    settings_ = BackendSettings(
-        port=settings_.port if settings_.port != 2525 else fake.port,
-        connect_timeout=settings_.connect_timeout,
-        command_timeout=settings_.command_timeout,
-        data_timeout=settings_.data_timeout,
-        final_timeout=settings_.final_timeout,
-        kept=settings_.kept,
-    )
+    if settings_.port == BackendSettings().port:
+        settings_ = replace(settings_, port=fake.port)
+    clock = Clock()
     events: list[Event] = []
-    pool = Backend(settings_, b"mx.example.test")
+    pool = Backend(settings_, b"mx.example.test", clock)
     door = Door(
         engine=Engine([CallRule(ask)], observe=observe),
         backend=pool,
         observer=events.append,
         hostname=b"mx.example.test",
         settings=settings or DoorSettings(received=False),
+        clock=clock,
     )
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Session(door), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    front = Front(door, pool, fake, port, events)
+    front = Front(door, pool, fake, port, clock, events)
     try:
         yield front
     finally:
