@@ -36,7 +36,9 @@ def deadline(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) -
     ``oldest`` is when the session is too old."""
     usual = latest(dialogue, door)
     if dialogue.state is not State.COMMAND:
-        end = _NEVER if pace is None else pace.ends
+        if pace is None:
+            return usual
+        pace.silent, end = usual, pace.ends
     elif dialogue.mail_argument is None:
         end = oldest
     else:
@@ -49,7 +51,7 @@ def overdue(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) ->
     only the end of a window of :class:`Pace`."""
     now = door.now
     if dialogue.state is not State.COMMAND:
-        if pace is None or now < pace.ends:
+        if pace is None or now < pace.ends or now >= pace.silent:
             return "data_timeout"
         return "data_rate" if pace.too_slow(now, dialogue.message_size) else ""
     if dialogue.mail_argument is not None:

@@ -16,16 +16,23 @@ _NEVER = float("inf")
 
 
 class Pace:
-    """``ends`` is when the present window is to be looked at; clocks and times
-    in seconds, ``rate`` in bytes a second, 0 for none."""
+    """``ends`` is when the present window is to be looked at, ``silent`` when a
+    client that says nothing more is too late; clocks and times in seconds,
+    ``rate`` in bytes a second, 0 for none."""
 
-    __slots__ = ("_begun_with", "_rate", "_stands", "ends")
+    __slots__ = ("_begun_with", "_rate", "_stands", "ends", "silent")
 
     def __init__(self, now: float, rate: int) -> None:
         self._rate = rate
         self._begun_with = -1
         self._stands: float | None = None
         self.ends = now + WINDOW if rate else _NEVER
+        self.silent = _NEVER
+
+    @property
+    def next_look(self) -> float:
+        """When to look again, if the client does nothing until then."""
+        return min(self.ends, self.silent)
 
     def read(self, now: float, reading: bool) -> None:
         """The client is read from now on, or is not."""

@@ -155,8 +155,8 @@ class Session(SMTP):
         if limit:
             self.limit_reached(limit)
             self._finish(REPLIES[limit], "timeout")
-        else:
-            self._set_deadline()
+        elif self._pace is not None:
+            self.deadline = self._pace.next_look
 
     def hurry(self) -> None:
         """There is less patience than there was."""

@@ -172,6 +172,21 @@ async def test_a_silent_client_is_told_which_limit() -> None:
             await client.close()
 
 
+async def test_a_look_at_the_rate_buys_no_time() -> None:
+    """A client that falls silent has its data_timeout, whenever that begins."""
+    settings = DoorSettings(received=False, data_timeout=50.0, data_rate=1)
+    async with timed(settings) as (time, front):
+        client = await in_data(front)
+        time.pass_time(40)
+        await feed(front, client, b"x" * 100)
+        time.pass_time(21)  # a window has ended
+        assert front.door.sessions
+        time.pass_time(30)
+        assert await client.rest() == replies.IDLE.wire
+        assert time.limits == ["data_timeout"]
+        await client.close()
+
+
 AGE = DoorSettings(received=False, session_age=1000.0)
 
 
