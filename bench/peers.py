@@ -44,6 +44,7 @@ class Task:
     port: int = field(default_factory=free_port)
     workers: int = 1
     pool: int | None = None
+    limits: str | None = None
 
 
 Command = list[str]
@@ -78,11 +79,14 @@ class Running:
         workers: int = 1,
         backend: int | None = None,
         pool: int | None = None,
+        limits: str | None = None,
     ) -> None:
+        """``limits`` are the front door's, as its configuration has them, in
+        place of such that are never reached."""
         directory.mkdir(mode=0o755)
         self.sink = Sink(refusing=not peer.knows_recipients)
         port = self.sink.port if backend is None else backend
-        self.task = Task(directory, port, workers=workers, pool=pool)
+        self.task = Task(directory, port, workers=workers, pool=pool, limits=limits)
         self.port = self.task.port
         command = peer.prepare(self.task)
         with (directory / "log").open("wb") as log:
@@ -153,6 +157,14 @@ def qmail_host(directory: Path) -> Path:
     return root
 
 
+_NEVER_REACHED = f"""\
+connections = {CAP}
+connections_per_client = {CAP}
+unknown_per_session = {CAP}
+harvest_defence = false
+"""
+
+
 def _backstop(task: Task) -> Command:
     root = qmail_host(task.directory.parent)
     config = task.directory / "config.toml"
@@ -171,10 +183,7 @@ address = "127.0.0.1:{task.backend}"
 [[rules]]
 type = "qmail"
 [limits]
-connections = {CAP}
-connections_per_client = {CAP}
-unknown_per_session = {CAP}
-harvest_defence = false
+{_NEVER_REACHED if task.limits is None else task.limits}
 [status]
 address = "127.0.0.1:{free_port()}"
 """

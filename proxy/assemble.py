@@ -168,22 +168,35 @@ def backend_settings(config: Config) -> BackendSettings:
 def door_settings(config: Config, host: QmailHost) -> DoorSettings:
     """Bounds of the client's side."""
     from proxy.front.door import DoorSettings
+    from proxy.front.harvest import HarvestSettings
     from proxy.smtp.driver import Limits
 
     limits = config.limits
     # qmail counts a line end as one byte, the client sends two: what is surely
     # too long for qmail is twice its limit; the rest is qmail's to refuse.
     databytes = _control(host, smtpd.databytes, 0)
+    harvest = HarvestSettings(
+        delay_after=limits.harvest_delay_after,
+        refuse_after=limits.harvest_refuse_after,
+        refuse_seconds=limits.harvest_refuse_seconds,
+        remember_seconds=limits.harvest_remember,
+    )
     return DoorSettings(
         connections=limits.connections,
         connections_per_client=limits.connections_per_client,
         command_timeout=limits.command_timeout,
         data_timeout=limits.data_timeout,
+        data_rate=limits.data_rate,
+        session_age=limits.session_age,
         announced_size=limits.message_size or databytes,
         received=config.message.received,
         trusted=trusted(config),
+        harvest=harvest if limits.harvest_defence else None,
         session=Limits(
             command_length=limits.command_length,
+            commands=limits.commands_per_session,
+            errors=limits.errors_per_session,
+            recipients=limits.recipients,
             unknown_recipients=limits.unknown_per_session,
             message_size=limits.message_size,
             declared_size=limits.message_size or 2 * databytes,

@@ -99,7 +99,8 @@ class QmailSmtpd(asyncio.Protocol):
     def __init__(self, maildir: Maildir, domains: frozenset[bytes]) -> None:
         self._maildir = maildir
         self._domains = domains
-        self._dialogue = Dialogue(self, Banner(b"mx.example.test"), Limits(0, 0))
+        none = Limits(0, 0, commands=0, errors=0, recipients=0)
+        self._dialogue = Dialogue(self, Banner(b"mx.example.test"), none)
         self._transport: asyncio.WriteTransport | None = None
         self._recipients: list[bytes] = []
         self._message = bytearray()
@@ -114,6 +115,9 @@ class QmailSmtpd(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
+
+    def limit_reached(self, limit: str) -> None:
+        pass
 
     def close(self, why: str) -> None:
         if self._transport is not None:

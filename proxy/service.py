@@ -35,6 +35,9 @@ from proxy.workers import Board
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
 _BACKLOG = 1024
+# asyncio takes up to so many connections before the first is looked at; they
+# have to fit what descriptors.py leaves for others.
+_AT_ONCE = 32
 
 Reload = Callable[[], Config]
 
@@ -114,20 +117,24 @@ class Service:
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
         self.metrics.backend_up = self._backend_up
+        share = self._share
+        board = share.board if share else None
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
             backend=self.backend,
             observer=observer,
             hostname=hostname,
             settings=self._door_settings(config, host),
+            common=board.common.column(share.worker) if share and board else None,
         )
         door = self.door
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             try:
                 server = await loop.create_server(
-                    lambda: Session(door), sock=sock, backlog=_BACKLOG
+                    lambda: Session(door), sock=sock, backlog=_AT_ONCE
                 )
+                sock.listen(_BACKLOG)
             except OSError as error:  # between bind and now another one was faster
                 where = bind_trouble("listen.addresses", shown(sock), error)
                 raise StartError(where) from error
@@ -172,7 +179,7 @@ class Service:
             return bind_all(self.config.listen.addresses, self.log.notice)
         before = share.board.read(share.worker) if share.board else None
         if before is not None:  # of the worker that this one replaces
-            self.metrics.add({**before, "sessions": 0})
+            self.metrics.add({**before, "sessions": 0, "pressure": 0})
         return share.sockets
 
     async def run(self) -> int:
@@ -336,7 +343,9 @@ class Service:
                 " or LimitNOFILE in the systemd unit)"
             )
             self.log.notice("warning", text)
-        return replace(settings, connections=fit)
+        most = fit * config.listen.workers
+        wanted = settings.connections or most
+        return replace(settings, connections=min(wanted, most), connections_here=fit)
 
     def _all_metrics(self) -> Metrics:
         share = self._share

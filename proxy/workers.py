@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy import capabilities
+from proxy.front.common import Common
 from proxy.notify import Tell
 
 _SLOT = 1 << 18
@@ -39,12 +40,14 @@ class Board:
     """Shared memory in which every worker shows its numbers to the others.
 
     A slot has one writer.  Its counter is odd while it is being written; a
-    reader that sees it change looks again.
+    reader that sees it change looks again.  ``common`` is what their limits
+    count together.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._memory = mmap.mmap(-1, workers * _SLOT)
+        self.common = Common(workers)
 
     def show(self, worker: int, snapshot: Snapshot) -> None:
         """Replace what ``worker`` shows; too large a snapshot is left out."""

@@ -74,6 +74,8 @@ class Backend:
         self.hostname = hostname
         self.up: bool | None = None
         self.trouble = ""
+        self.kept_at_most = float("inf")
+        """Seconds; less than ``kept_seconds`` where connections run short."""
         self._idle: list[Channel] = []
         self._live: set[Channel] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -150,7 +152,7 @@ class Backend:
     def sweep(self) -> None:
         """End what is overdue; called about once a second."""
         now = self.now()
-        oldest = now - self.settings.kept_seconds
+        oldest = now - min(self.settings.kept_seconds, self.kept_at_most)
         idle, self._idle = self._idle, []
         for channel in idle:
             if channel.usable and channel.deadline >= oldest:

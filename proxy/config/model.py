@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
+from proxy.config.limits import Limits
+from proxy.config.section import Section
 from proxy.config.values import (
     UNIX,
     AbsolutePath,
@@ -37,12 +39,6 @@ KeyPath = tuple[str | int, ...]
 """Where a value stands: ``("limits", "connections")``, ``("rules", 0, "type")``."""
 
 
-class Section(BaseModel):
-    """A table of the file; its docstring is the head of its documentation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
 class Listen(Section):
     """The client's side: where the Internet's mail arrives."""
 
@@ -63,7 +59,7 @@ class Listen(Section):
         default=1,
         description="Processes that share the listening addresses. One serves"
         " thousands of connections; raise it when one CPU is busy all the time."
-        " Limits count for each process; metrics are added up.",
+        " Limits hold for all of them together, and metrics are added up.",
     )
 
     @property
@@ -220,55 +216,6 @@ class Log(Section):
         default="info",
         description="The least level that is written: every recipient and message is"
         " info, trouble with the backend is warning. Read at the start only.",
-    )
-
-
-class Limits(Section):
-    """Budgets. Every cap: 0 is none."""
-
-    connections: Whole = Field(
-        default=4000,
-        description="Connections at a time, in all. More are told 421. Needs twice"
-        " as many file descriptors (ulimit -n).",
-    )
-    connections_per_client: Whole = Field(
-        default=50,
-        description="Connections at a time from one IPv4 address or IPv6 /64"
-        " network. Raise it if all mail comes through one relay or balancer.",
-    )
-    unknown_per_session: Whole = Field(
-        default=20,
-        description="Recipients refused for good in one session before 421 ends it."
-        " Raise it if senders with old mailing lists are cut off.",
-    )
-    harvest_defence: bool = Field(
-        default=True,
-        description="Growing delays and refusals for clients that keep guessing"
-        " recipients, across sessions. Not in effect yet.",
-    )
-    command_length: Whole = Field(
-        default=4096,
-        description="Bytes of one command line. Longer lines are refused (500).",
-    )
-    message_size: Whole = Field(
-        default=0,
-        description="Bytes of one message. 0: qmail's control/databytes, and none if"
-        " there is no such file.",
-    )
-    command_timeout: Seconds = Field(
-        default=300.0,
-        description="Seconds in which a client must send its next command"
-        " (RFC 5321 asks for 300).",
-    )
-    data_timeout: Seconds = Field(
-        default=180.0,
-        description="Seconds in which a client must send more of its message"
-        " (RFC 5321 asks for 180).",
-    )
-    session_age: Seconds = Field(
-        default=0.0,
-        description="Seconds for a whole session, for clients that hold connections"
-        " by sending a little now and then. Not in effect yet.",
     )
 
 

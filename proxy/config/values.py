@@ -116,6 +116,15 @@ def _checked_break(text: str) -> str:
     return text
 
 
+def _enough_recipients(number: int) -> int:
+    if 0 < number < 100:
+        raise _wrong(
+            "is less than the 100 that RFC 5321 asks for (4.5.3.1.10)",
+            "write 100 or more, or 0 for no limit",
+        )
+    return number
+
+
 def _checked_ipv4(text: str) -> str:
     try:
         return str(ipaddress.IPv4Address(text))
@@ -204,6 +213,7 @@ def tables(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_number_only), Field(ge=0, le=_WHOLE_MAX)]
+Recipients = Annotated[Whole, AfterValidator(_enough_recipients)]
 Processes = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1024)]
 Seconds = Annotated[float, BeforeValidator(_number_only), Field(ge=0, le=_SECONDS_MAX)]
 ListenAddress = Annotated[str, AfterValidator(_checked_address)]

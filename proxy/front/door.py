@@ -1,14 +1,14 @@
 """What all client sessions of one process share.
 
-Knows: the rules, the backend, the caps on connections, the coarse clock that
-times sessions out.  Knows not: the dialogue.  Made by the service; used by
-every :class:`~proxy.front.session.Session`.
+Knows: the rules, the backend, the caps on connections, how much patience there
+is just now, who keeps guessing, the coarse clock that times sessions out.
+Knows not: the dialogue.  Made by the service; used by every
+:class:`~proxy.front.session.Session`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import secrets
 from collections.abc import Callable
@@ -16,14 +16,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.pool import Backend
+from proxy.front.client import client_key, client_number
+from proxy.front.common import DELIVERED, GUESSED, Column
+from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
+from proxy.front.pace import Pace
+from proxy.front.pressure import Patience, Pressure, limits_under
 from proxy.front.trusted import NOBODY, Trusted
-from proxy.observe.events import Observer, Turned
+from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
 from proxy.rules.engine import Engine
+from proxy.smtp import replies
 from proxy.smtp.driver import Banner, Limits
+from proxy.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from proxy.front.session import Session
 
+
+_TURNED_AWAY = {
+    "closing": replies.SHUTTING_DOWN,
+    "harvest_defence": replies.TOO_MANY_GUESSES,
+}
 
 # A client that does not read its last reply keeps a descriptor no longer.
 _LINGER_SECONDS = 15.0
@@ -35,16 +47,22 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.
+    ``trusted`` may relay.  ``connections`` and ``connections_per_client`` are
+    for all workers together, ``connections_here`` for this one.  ``data_rate``
+    in bytes a second.  Without ``harvest`` nobody is suspected of guessing.
     """
 
     connections: int = 4000
+    connections_here: int = 0
     connections_per_client: int = 50
     command_timeout: float = 300.0
     data_timeout: float = 180.0
+    data_rate: int = 100
+    session_age: float = 7200.0
     announced_size: int = 0
     received: bool = True
     trusted: Trusted = NOBODY
+    harvest: HarvestSettings | None = None
     session: Limits = field(default_factory=Limits)
 
 
@@ -53,7 +71,8 @@ class Door:
 
     :meth:`configure` may be called at any time: sessions that are open keep
     the rules and bounds that they began with.  ``clock`` gives seconds, the
-    loop's time by default; deadlines are held against it.
+    loop's time by default; deadlines are held against it.  ``common`` is what
+    is counted together with other workers.
     """
 
     def __init__(
@@ -65,13 +84,17 @@ class Door:
         hostname: bytes,
         settings: DoorSettings,
         clock: Callable[[], float] | None = None,
+        common: Column | None = None,
     ) -> None:
         self.backend = backend
         self.observer = observer
         self.loop = asyncio.get_running_loop()
         self._clock = clock or self.loop.time
-        self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
+        self._common = common
+        self._harvest = Harvest()
+        self._pressure = Pressure(0)
+        self.configure(engine, hostname, settings)
         self.closing = False
         self._lingering: list[tuple[float, asyncio.Transport]] = []
         self._by_client: dict[str, int] = {}
@@ -87,13 +110,19 @@ class Door:
         self.hostname = hostname
         self.settings = settings
         self.banner = Banner(hostname, settings.announced_size)
-        self._set_clock()
+        self._harvest.configure(settings.harvest)
+        level = self._pressure.level
+        self._pressure = Pressure(settings.connections)
+        self._pressure.look(self._connections())
+        self._be_patient()
+        if self._pressure.level != level:
+            self._say_pressure()
 
     def _set_clock(self) -> None:
         """Coarse time, and when a client that is silent from now on is too
         late: the same for all sessions, so it is reckoned once."""
         self.now = self._clock()
-        limit = self.settings.command_timeout
+        limit = self.patience.command_timeout
         self.command_deadline = self.now + limit if limit else math.inf
 
     def next_id(self) -> str:
@@ -101,21 +130,33 @@ class Door:
         self._counter += 1
         return f"{self._prefix}-{self._counter:x}"
 
-    def enter(self, session: Session, client: str) -> str:
-        """Let a session in; the name of the cap that forbids it, or ``""``."""
+    def enter(self, session: Session, client: str) -> Reply | None:
+        """Let a session in, or say why not."""
         settings = self.settings
         if self.closing:
             return self._turned(client, "closing")
-        if settings.connections and len(self.sessions) >= settings.connections:
-            return self._turned(client, "connections")
         key = client_key(client)
-        count = self._by_client.get(key, 0)
-        per_client = settings.connections_per_client
-        if per_client and count >= per_client:
+        here = len(self.sessions)
+        count = own = self._by_client.get(key, 0)
+        common = self._common
+        total = here
+        if common is not None:
+            total += common.elsewhere()
+            count += common.of_client_elsewhere(client_number(client))
+        if 0 < settings.connections <= total or 0 < settings.connections_here <= here:
+            return self._turned(client, "connections")
+        if 0 < settings.connections_per_client <= count:
             return self._turned(client, "connections_per_client")
-        self._by_client[key] = count + 1
+        refused = self._harvest.refused
+        if refused and self._harvest.refuses(client_number(client), self.now):
+            return self._turned(client, "harvest_defence")
+        self._by_client[key] = own + 1
         self.sessions.add(session)
-        return ""
+        if common is not None:
+            common.enter(client_number(client))
+        if total + 1 >= self._pressure.up:
+            self._look_at_pressure()
+        return None
 
     def leave(self, session: Session, client: str) -> None:
         """A session that was let in is gone."""
@@ -128,6 +169,45 @@ class Door:
             self._by_client[key] = count
         else:
             del self._by_client[key]
+        if self._common is not None:
+            self._common.leave(client_number(client))
+        if len(self.sessions) <= self._pressure.down:
+            self._look_at_pressure()
+
+    def oldest(self) -> float:
+        """When a session that begins now is too old."""
+        age = self.settings.session_age
+        return self.now + age if age else math.inf
+
+    def pace(self) -> Pace:
+        """What is asked of a message that begins now."""
+        return Pace(self.now, self.patience.data_rate)
+
+    def guessed(self, session: str, client: str, refusal: Reply) -> tuple[Reply, float]:
+        """A recipient was refused for want of a mailbox: what to tell the client
+        (``refusal``, or 421), and the seconds by which to hold that back."""
+        trusted = self.settings.trusted
+        if self.settings.harvest is None or (trusted and client in trusted):
+            return refusal, 0.0
+        number = client_number(client)
+        if self._common is not None:
+            self._common.tell(number, GUESSED)
+        delay = self._harvest.guessed(number, self.now)
+        if delay == REFUSE:
+            self.observer(LimitHit(session, client, "harvest_refuse_after"))
+            return replies.TOO_MANY_GUESSES, 0.0
+        if 0 < delay <= 1.0:  # the first
+            self.observer(LimitHit(session, client, "harvest_delay_after"))
+        return refusal, delay
+
+    def delivered(self, client: str) -> None:
+        """Mail of a client was accepted."""
+        if self.settings.harvest is None:
+            return
+        number = client_number(client)
+        news = self._harvest.delivered(number, self.now)
+        if news and self._common is not None:
+            self._common.tell(number, DELIVERED)
 
     def relayclient(self, client: str) -> bytes | None:
         """RELAYCLIENT, as tcprules would set it for ``client`` (qmail-smtpd.8):
@@ -154,20 +234,48 @@ class Door:
             else:
                 transport.abort()
         self.backend.sweep()
+        self._harvest.sweep(now)
+        if self._common is not None:
+            self._listen(self._common)
+            self._look_at_pressure()
 
-    def _turned(self, client: str, limit: str) -> str:
+    def _listen(self, common: Column) -> None:
+        """What other workers' clients have done counts here too."""
+        for number, kind in common.news():
+            if kind == GUESSED:
+                self._harvest.guessed(number, self.now)
+            else:
+                self._harvest.delivered(number, self.now)
+
+    def _connections(self) -> int:
+        elsewhere = 0 if self._common is None else self._common.elsewhere()
+        return len(self.sessions) + elsewhere
+
+    def _look_at_pressure(self) -> None:
+        before = self._pressure.level
+        if not self._pressure.look(self._connections()):
+            return
+        self._be_patient()
+        self._say_pressure()
+        if self._pressure.level > before:
+            for session in self.sessions:
+                session.hurry()
+
+    def _be_patient(self) -> None:
+        """What holds from now on, at the present pressure."""
+        settings, step = self.settings, self._pressure.step
+        usual = Patience(
+            settings.command_timeout, settings.data_timeout, settings.data_rate
+        )
+        self.patience = usual.under(step)
+        self.session_limits = limits_under(settings.session, step)
+        self.backend.kept_at_most = step.kept
+        self._set_clock()
+
+    def _say_pressure(self) -> None:
+        count, cap = self._connections(), self.settings.connections
+        self.observer(PressureChanged(self._pressure.level, count, cap))
+
+    def _turned(self, client: str, limit: str) -> Reply:
         self.observer(Turned(client, limit))
-        return limit
-
-
-def client_key(client: str) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 /64 network."""
-    if ":" not in client:
-        return client
-    try:
-        address = ipaddress.IPv6Address(client.partition("%")[0])
-    except ValueError:
-        return client
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address, 64), strict=False))
+        return _TURNED_AWAY.get(limit, replies.TOO_MANY_CONNECTIONS)

@@ -21,7 +21,9 @@ from aiosmtpd.smtp import SMTP
 
 from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
+from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
+from proxy.front.pace import Pace
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
@@ -33,11 +35,12 @@ from proxy.observe.events import (
 )
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
-from proxy.smtp.dialogue import Dialogue, State
+from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
 from proxy.smtp.received import received_line
 from proxy.smtp.reply import Reply
+from proxy.smtp.state import State
 
 # Input held while an answer is awaited; beyond it, the client is not read.
 _HELD_MAX = 65536
@@ -53,7 +56,7 @@ class Session(SMTP):
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER
         self._door = door
-        self._dialogue = Dialogue(self, door.banner, door.settings.session)
+        self._dialogue = Dialogue(self, door.banner, door.session_limits)
         self._engine = door.engine
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
@@ -70,6 +73,9 @@ class Session(SMTP):
         self._arguments: list[bytes] = []
         self._recipients = self._refused = self._messages = 0
         self._message_began = 0.0
+        self._oldest = _NEVER  # when the session is too old
+        self._pace: Pace | None = None  # of the message
+        self._held: Reply | None = None  # until the deadline: a guesser's refusal
         # What is decided must be newer than what the client was told last.
         self._since = time.monotonic()
 
@@ -80,17 +86,16 @@ class Session(SMTP):
         self._socket = transport
         peer = transport.get_extra_info("peername")
         self._client = peer[0] if peer else ""
-        if door.enter(self, self._client):
+        refusal = door.enter(self, self._client)
+        if refusal is not None:
             self._gone = True
-            full = (
-                replies.SHUTTING_DOWN if door.closing else replies.TOO_MANY_CONNECTIONS
-            )
-            self._socket.write(full.wire)
+            self._socket.write(refusal.wire)
             self._socket.close()
             return
         self._relayclient = door.relayclient(self._client)
         self._id = door.next_id()
         self._began = door.loop.time()
+        self._oldest = door.oldest()
         door.observer(Connected(self._id, self._client))
         self._dialogue.start()
         self._set_deadline()
@@ -102,14 +107,16 @@ class Session(SMTP):
         dialogue.receive(data)
         # A part of a command buys no time; of a message, it does.
         whole = b"\n" in data
-        if dialogue.idle and self._reading and not (self._blocked or self._eof):
+        usual = self._door.command_deadline
+        free = self._reading and not (self._blocked or self._eof)
+        if free and dialogue.idle and usual < self._oldest:
             if whole:  # most often
-                self.deadline = self._door.command_deadline
+                self.deadline = usual
             return
-        deadline = self.deadline
+        before = self.deadline
         self._after()
         if not whole and dialogue.state is State.COMMAND:
-            self.deadline = deadline
+            self.deadline = before
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read (RFC 5321 has no rule
@@ -138,7 +145,23 @@ class Session(SMTP):
 
     def time_out(self) -> None:
         """The deadline has passed."""
-        self._finish(replies.IDLE, "timeout")
+        held = self._held
+        if held is not None:
+            self._held = None
+            self._dialogue.decided(held)
+            self._after()
+            return
+        limit = overdue(self._dialogue, self._door, self._oldest, self._pace)
+        if limit:
+            self.limit_reached(limit)
+            self._finish(REPLIES[limit], "timeout")
+        elif self._pace is not None:
+            self.deadline = self._pace.next_look
+
+    def hurry(self) -> None:
+        """There is less patience than there was."""
+        if self._held is None and self.deadline != _NEVER:
+            self.deadline = min(self.deadline, latest(self._dialogue, self._door))
 
     def shut_down(self, *, now: bool) -> bool:
         """End the session if nothing is under way, or in any case if ``now``;
@@ -198,12 +221,13 @@ class Session(SMTP):
         reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
         self._report_message(_outcome(reply), reply.text, reason)
 
+    def limit_reached(self, limit: str) -> None:
+        self._door.observer(LimitHit(self._id, self._client, limit))
+
     def close(self, why: str) -> None:
         """The dialogue is over: all replies are written."""
         if not self._gone:
             self._why = why
-            if why == "unknown_per_session":
-                self._door.observer(LimitHit(self._id, self._client, why))
             self._gone = True
             self._door.shut(self._socket)
             self._end()
@@ -213,6 +237,8 @@ class Session(SMTP):
     def recipient_answered(self, reply: Reply) -> None:
         argument = self._arguments.pop(0)
         if not reply.positive:
+            if reply.code == 550:
+                self._door.guessed(self._id, self._client, reply)
             self._door.observer(
                 BackendRefusedRecipient(
                     self._id, self._client, read_path(argument), reply.text
@@ -224,14 +250,20 @@ class Session(SMTP):
     def data_answered(self, reply: Reply) -> None:
         if reply.code != 354:
             self._report_message(_outcome(reply), reply.text, "at DATA")
+        else:
+            self._pace = self._door.pace()
         self._dialogue.data_answered(reply)
         self._after()
 
     def message_answered(self, reply: Reply) -> None:
         self._report_message(_outcome(reply), reply.text, "")
+        if reply.positive:
+            self._door.delivered(self._client)
         if not self._gone:
             self._dialogue.message_answered(reply)
             self._after()
+            if self._door.now >= self._oldest and not self._dialogue.in_transaction:
+                self.time_out()  # nothing is open
 
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
@@ -266,7 +298,7 @@ class Session(SMTP):
     async def _await(self, recipient: bytes, verdict: Awaitable[Verdict]) -> None:
         decided = self._decided(recipient, await verdict)
         self._task = None
-        if not self._gone:
+        if not self._gone and decided is not Pending.LATER:
             self._dialogue.decided(decided)
             self._after()
 
@@ -291,7 +323,19 @@ class Session(SMTP):
         if verdict.kind is Kind.ACCEPT:
             return Pending.ACCEPTED
         self._refused += 1
+        if verdict.kind is Kind.REJECT and not verdict.gate:
+            return self._guessed(verdict.reply)
         return verdict.reply
+
+    def _guessed(self, refusal: Reply) -> Reply | Pending:
+        """The refusal of somebody who may be guessing: now, later, or 421."""
+        door = self._door
+        reply, delay = door.guessed(self._id, self._client, refusal)
+        if not delay or self._conversation is not None:
+            return reply  # nobody waits with a connection to the backend
+        self._held = reply
+        self.deadline = door.now + delay
+        return Pending.LATER
 
     # Inside: messages.
 
@@ -342,15 +386,10 @@ class Session(SMTP):
 
     def _set_deadline(self) -> None:
         dialogue = self._dialogue
-        if dialogue.waiting:
+        if not (dialogue.waiting or self._blocked):
+            self.deadline = deadline(dialogue, self._door, self._oldest, self._pace)
+        elif self._held is None:
             self.deadline = _NEVER  # the backend's deadlines hold
-            return
-        door = self._door
-        if dialogue.state is State.COMMAND:
-            self.deadline = door.command_deadline
-        else:
-            limit = door.settings.data_timeout
-            self.deadline = door.now + limit if limit else _NEVER
 
     def _flow(self) -> None:
         """Read from the client only what can be passed on or held."""
@@ -361,6 +400,9 @@ class Session(SMTP):
                 self._socket.resume_reading()
             else:
                 self._socket.pause_reading()
+            if self._pace is not None:
+                self._pace.read(self._door.now, reading)
+            self._set_deadline()
 
     def _finish(self, reply: Reply, why: str) -> None:
         """End from our side with ``reply``."""

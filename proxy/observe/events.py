@@ -105,6 +105,15 @@ class LimitHit(NamedTuple):
     limit: str
 
 
+class PressureChanged(NamedTuple):
+    """There is more or less room for connections: ``step`` 0 (enough) to 2;
+    ``connections`` of at most ``cap``."""
+
+    step: int
+    connections: int
+    cap: int
+
+
 class Notice(NamedTuple):
     """Something about the service itself; ``level`` is a logging level name."""
 
@@ -121,6 +130,7 @@ Event = (
     | MessageEnded
     | BackendFailed
     | LimitHit
+    | PressureChanged
     | Notice
 )
 

@@ -26,6 +26,7 @@ from proxy.observe.events import (
     LimitHit,
     MessageEnded,
     Notice,
+    PressureChanged,
     RecipientDecided,
     Turned,
 )
@@ -145,6 +146,7 @@ _SHAPES: dict[type[Event], _Shape] = {
     MessageEnded: _shape(MessageEnded, "message", level=""),
     BackendFailed: _shape(BackendFailed, "backend-failed", level="warning"),
     LimitHit: _shape(LimitHit, "limit"),
+    PressureChanged: _shape(PressureChanged, "pressure", level="warning"),
     # Its level stands at the head of the line, as everybody's.
     Notice: _Shape("notice", "", (("", lambda _: ""), ("text", _show("text", str)))),
 }

@@ -30,6 +30,7 @@ from proxy.observe.events import (
     Event,
     LimitHit,
     MessageEnded,
+    PressureChanged,
     RecipientDecided,
     Turned,
 )
@@ -114,6 +115,13 @@ TABLE = (
         "counter",
         ("limit",),
         "Budgets of a session or client that were used up, by limit.",
+    ),
+    Entry(
+        "backstop_pressure",
+        "gauge",
+        (),
+        "How short connections are: 0 enough, 1 from 75 % of limits.connections on, "
+        "2 from 90 % on; the highest of all processes.",
     ),
     Entry(
         "backstop_backend_up",
@@ -213,6 +221,7 @@ class Metrics:
         self.sessions = 0
         self.undecided = 0
         self.message_bytes = 0
+        self.pressure = 0
         self.turned_away: _Counts = {}
         self.recipients: _Counts = {}
         self.observed = _zeros("reject", "defer")
@@ -247,6 +256,8 @@ class Metrics:
             _count(self.limits_hit, event.limit)
         elif isinstance(event, BackendFailed):
             _count(self.backend_failures, event.step)
+        elif isinstance(event, PressureChanged):
+            self.pressure = event.step
 
     def _recipient(self, event: RecipientDecided) -> None:
         _count(self.recipients, event.verdict, event.rule)
@@ -273,6 +284,7 @@ class Metrics:
         shown: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         for name in _COUNTED:
             shown[name] = [[*labels, n] for labels, n in getattr(self, name).items()]
+        shown["pressure"] = self.pressure
         up, current = self.backend_up(), self.current
         return shown | {"started": self.started, "up": up, "current": current}
 
@@ -293,6 +305,7 @@ class Metrics:
         """Add the numbers of another process, or of one that is gone."""
         for name in _PLAIN:
             setattr(self, name, getattr(self, name) + snapshot[name])
+        self.pressure = max(self.pressure, snapshot["pressure"])
         for name in _COUNTED:
             counts: _Counts = getattr(self, name)
             for *labels, number in snapshot[name]:
@@ -313,6 +326,7 @@ class Metrics:
             "backstop_message_bytes_total": {(): self.message_bytes},
             "backstop_backend_failures_total": self.backend_failures,
             "backstop_limits_hit_total": self.limits_hit,
+            "backstop_pressure": {(): self.pressure},
             "backstop_backend_up": {(): 1 if self.backend_up() else 0},
             "backstop_interlock_state": _one_of(INTERLOCK_STATES, self.interlock()),
             "backstop_reloads_total": self.reloads,

@@ -49,3 +49,8 @@ def for_backend(verb: bytes, argument: bytes, offered: Collection[bytes]) -> byt
         and _MAIL_EXTENSIONS.get(word.partition(b"=")[0].upper()) in offered
     ]
     return b" ".join([verb, path, *kept])
+
+
+def is_rcpt(line: bytes) -> bool:
+    """Whether a command line asks for a recipient."""
+    return line[:5].lower() == b"rcpt "

@@ -4,42 +4,21 @@ Knows: the order of commands as qmail-smtpd keeps it, what is answered at
 once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
 bytes cut in any way and get the same transcript.
-
-States of a session, and what each has promised::
-
-    COMMAND   nothing beyond the replies already given
-    ASKING    a recipient's verdict, or the backend's word, is awaited;
-              later input is held
-    MESSAGE   354 was said, with the backend's 354 behind it
-    REFUSED   the message is read to its end, then refused; the backend has
-              seen no final dot and will not
-    ENDED     the dot was passed on: the backend may or may not have the mail
-    CLOSED    nothing more is said
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 
 from proxy.smtp import replies
-from proxy.smtp.command import has_control, parameters, split_line
+from proxy.smtp.command import has_control, is_rcpt, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
-
-
-class State(enum.Enum):
-    """See the module's docstring."""
-
-    COMMAND = "command"
-    ASKING = "asking"
-    MESSAGE = "message"
-    REFUSED = "refused"
-    ENDED = "ended"
-    CLOSED = "closed"
+from proxy.smtp.state import UNDER_WAY
+from proxy.smtp.state import State as State
 
 
 class Dialogue:
@@ -51,11 +30,14 @@ class Dialogue:
         "_asked",
         "_banner",
         "_broken",
+        "_commands_left",
         "_driver",
+        "_errors_left",
         "_limits",
         "_named",
         "_outbox",
         "_paused",
+        "_recipients",
         "_relayed",
         "_skipping",
         "_stream",
@@ -75,11 +57,15 @@ class Dialogue:
         self._driver = driver
         self._banner = banner
         self._limits = limits
+        # Counted down; what begins with none never comes to -1.
+        self._commands_left = limits.commands or -1
+        self._errors_left = limits.errors or -1
         self._buffer = b""
         self._outbox = outbox = Outbox()
         self._answer = outbox.say
         self._stream: MessageStream | None = None
         self._asked = b""
+        self._recipients = 0
         self._relayed = False
         self._named = False
         self._broken: Reply | None = None
@@ -119,16 +105,13 @@ class Dialogue:
     @property
     def idle(self) -> bool:
         """Whether the client's next command is all that is waited for."""
-        return (
-            self.state is State.COMMAND
-            and not self._buffer
-            and not self._outbox.waiting
-        )
+        nothing_held = not (self._buffer or self._outbox.waiting)
+        return nothing_held and self.state is State.COMMAND
 
     @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
-        return self.mail_argument is not None or self.state in _UNDER_WAY
+        return self.mail_argument is not None or self.state in UNDER_WAY
 
     @property
     def message_size(self) -> int:
@@ -243,18 +226,20 @@ class Dialogue:
                 self._buffer = b""
             return False
         line = buffer[:end]
-        if self._outbox.waiting and not _is_rcpt(line):
+        if self._outbox.waiting and not is_rcpt(line):
             return False  # in order: first the recipients' answers
         self._buffer = buffer[end + 1 :]
+        self._commands_left -= 1
+        if self._commands_left == -1:
+            return self._used_up(replies.TOO_MANY_COMMANDS, "commands_per_session")
         if self._skipping or (limit and end + 1 > limit):
             self._skipping = False
-            self._answer(replies.LINE_TOO_LONG)
-            return True
+            self._driver.limit_reached("command_length")
+            return self._error(replies.LINE_TOO_LONG)
         if line.endswith(b"\r"):
             line = line[:-1]
         if has_control(line):
-            self._answer(replies.CONTROL_CHARACTER)
-            return True
+            return self._error(replies.CONTROL_CHARACTER)
         verb, argument = split_line(line)
         _VERBS.get(verb, Dialogue._unimplemented)(self, argument)
         return True
@@ -270,6 +255,7 @@ class Dialogue:
             if stream.bare_lf:
                 self._refuse_message(replies.BARE_LF)
             elif limit and stream.size > limit:
+                self._driver.limit_reached("message_size")
                 self._refuse_message(replies.TOO_BIG)
             elif stream.ended:
                 self.state = State.ENDED
@@ -315,12 +301,13 @@ class Dialogue:
     def _mail(self, argument: bytes) -> None:
         sender = read_path(argument)
         if len(sender) > ADDRESS_MAX:
-            self._answer(replies.SYNTAX)
+            self._error(replies.SYNTAX)
             return
         limit = self._limits.declared_size
         if limit:
             size = parameters(argument).get(b"SIZE", b"")
             if size.isdigit() and len(size) <= 20 and int(size) > limit:
+                self._driver.limit_reached("message_size")
                 self._answer(replies.TOO_BIG)
                 return
         self._reset()  # a second MAIL starts anew (qmail-smtpd.c, smtp_mail)
@@ -330,9 +317,9 @@ class Dialogue:
 
     def _rcpt(self, argument: bytes) -> None:
         if self.mail_argument is None:
-            self._answer(replies.MAIL_FIRST)
+            self._error(replies.MAIL_FIRST)
             return
-        if self._too_many_unknown():
+        if self._too_many():
             return
         self._named = True
         verdict = self._driver.decide(read_path(argument), argument)
@@ -347,6 +334,8 @@ class Dialogue:
             self._answer(verdict)
             if verdict.permanent:
                 self.unknown += 1
+            elif verdict.code == 421:
+                self._close("harvest_defence")
             return
         if self._broken is not None:
             self._answer(self._broken)
@@ -355,19 +344,27 @@ class Dialogue:
         self._outbox.keep_place()
         self._driver.relay_recipient(argument)
 
-    def _too_many_unknown(self) -> bool:
-        limit = self._limits.unknown_recipients
-        if not limit or self.unknown < limit:
+    def _too_many(self) -> bool:
+        """Unknown recipients of the session, or recipients of the transaction:
+        what is beyond is 452, what was taken stays (RFC 5321 §4.5.3.1.10)."""
+        limits = self._limits
+        if 0 < limits.unknown_recipients <= self.unknown:
+            self._used_up(replies.TOO_MANY_UNKNOWN, "unknown_per_session")
+            return True
+        self._recipients += 1
+        if not 0 < limits.recipients < self._recipients:
             return False
-        self._answer(replies.TOO_MANY_UNKNOWN)
-        self._close("unknown_per_session")
+        if self._recipients == limits.recipients + 1:
+            self._driver.limit_reached("recipients")
+        self._answer(replies.TOO_MANY_RECIPIENTS)
         return True
 
     def _data(self, argument: bytes) -> None:
         if self.mail_argument is None:
-            self._answer(replies.MAIL_FIRST)
+            self._error(replies.MAIL_FIRST)
         elif not self.accepted:
-            self._answer(replies.RCPT_FIRST)
+            # Behind refused recipients it is no error (RFC 2920 §3.1).
+            (self._answer if self._recipients else self._error)(replies.RCPT_FIRST)
         elif self._broken is not None:
             self._answer(self._broken)
             self._forget_transaction()
@@ -379,21 +376,12 @@ class Dialogue:
         self._reset()
         self._answer(replies.FLUSHED)
 
-    def _noop(self, argument: bytes) -> None:
-        self._answer(replies.OK)
-
-    def _help(self, argument: bytes) -> None:
-        self._answer(replies.HELP)
-
-    def _vrfy(self, argument: bytes) -> None:
-        self._answer(replies.VRFY)
-
     def _quit(self, argument: bytes) -> None:
         self._answer(self._banner.quit)
         self._close("quit")
 
     def _unimplemented(self, argument: bytes) -> None:
-        self._answer(replies.UNIMPLEMENTED)
+        self._error(replies.UNIMPLEMENTED)
 
     def _bdat(self, argument: bytes) -> None:
         """RFC 3030, which EHLO does not offer.  Where a message could be meant,
@@ -416,12 +404,28 @@ class Dialogue:
         self.sender = b""
         self.accepted = 0
         self.refusal = None
+        self._recipients = 0
         self._stream = None
         self._relayed = False
         self._named = False
         self._broken = None
 
     # Output.
+
+    def _error(self, reply: Reply) -> bool:
+        """Answer what is no good command; whether there is more to come."""
+        self._errors_left -= 1
+        if self._errors_left == -1:
+            return self._used_up(replies.TOO_MANY_ERRORS, "errors_per_session")
+        self._answer(reply)
+        return True
+
+    def _used_up(self, reply: Reply, limit: str) -> bool:
+        """Say ``reply`` (421) and close: nothing more is to come."""
+        self._driver.limit_reached(limit)
+        self._answer(reply)
+        self._close(limit)
+        return False
 
     def _flush(self) -> None:
         data = self._outbox.take()
@@ -436,22 +440,23 @@ class Dialogue:
         self._buffer = b""
 
 
-def _is_rcpt(line: bytes) -> bool:
-    return line[:5].lower() == b"rcpt "
+_Verb = Callable[[Dialogue, bytes], None]
 
 
-_UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+def _says(reply: Reply) -> _Verb:
+    return lambda dialogue, argument: dialogue._answer(reply)
 
-_VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
+
+_VERBS: dict[bytes, _Verb] = {
     b"helo": Dialogue._helo,
     b"ehlo": Dialogue._ehlo,
     b"mail": Dialogue._mail,
     b"rcpt": Dialogue._rcpt,
     b"data": Dialogue._data,
     b"rset": Dialogue._rset,
-    b"noop": Dialogue._noop,
-    b"help": Dialogue._help,
-    b"vrfy": Dialogue._vrfy,
+    b"noop": _says(replies.OK),
+    b"help": _says(replies.HELP),
+    b"vrfy": _says(replies.VRFY),
     b"quit": Dialogue._quit,
     b"bdat": Dialogue._bdat,
 }

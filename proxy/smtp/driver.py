@@ -74,6 +74,9 @@ class Driver(Protocol):
     def message_refused(self, reply: Reply) -> None:
         """The message was heard to its end and refused with ``reply``."""
 
+    def limit_reached(self, limit: str) -> None:
+        """A budget is used up, and the client is told; for the log."""
+
     def close(self, why: str) -> None:
         """Close the client's connection when everything is sent; ``why`` is
         ``quit``, the name of a limit, or what :meth:`Dialogue.end` was told."""
@@ -85,10 +88,15 @@ class Limits:
 
     ``command_length`` in bytes with the line end, ``unknown_recipients`` in
     refusals with a permanent reply, ``message_size`` in bytes as sent.  A MAIL
-    that declares more than ``declared_size`` is refused at once.
+    that declares more than ``declared_size`` is refused at once.  ``errors``
+    are commands that are none, or out of order; ``recipients`` are RCPTs of
+    one transaction, whatever was answered.
     """
 
     command_length: int = 4096
     unknown_recipients: int = 20
     message_size: int = 0
     declared_size: int = 0
+    commands: int = 10_000
+    errors: int = 20
+    recipients: int = 1000

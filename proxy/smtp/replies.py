@@ -26,6 +26,12 @@ TOO_BIG = Reply(552, b"5.3.4 message exceeds the size limit")
 BARE_LF = Reply(451, b"4.6.0 bare LF, see https://cr.yp.to/docs/smtplf.html")
 
 TOO_MANY_UNKNOWN = Reply(421, b"4.7.0 too many unknown recipients")
+TOO_MANY_GUESSES = Reply(421, b"4.7.0 too many unknown recipients, come back later")
+TOO_MANY_ERRORS = Reply(421, b"4.7.0 too many errors")
+TOO_MANY_COMMANDS = Reply(421, b"4.7.0 too many commands, connect again")
+TOO_MANY_RECIPIENTS = Reply(452, b"4.5.3 too many recipients")  # RFC 5321 4.5.3.1.10
+TOO_SLOW = Reply(421, b"4.4.2 message too slow, closing connection")
+TOO_OLD = Reply(421, b"4.4.2 session too long, connect again")
 IDLE = Reply(421, b"4.4.2 timeout, closing connection")
 TOO_MANY_CONNECTIONS = Reply(421, b"4.3.2 too many connections, try again later")
 SHUTTING_DOWN = Reply(421, b"4.3.2 service not available, try again later")

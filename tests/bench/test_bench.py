@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import decisions, host, peers, tools
+from bench import decisions, flood, host, idle, peers, soak, tools
 from bench.cpu import Peak, Tree
 from bench.picture import Group, bars
 from bench.side_by_side import details, table
@@ -117,6 +118,56 @@ def test_a_row(built: None, tmp_path: Path) -> None:
     assert row.trouble == ""
     assert row.count > 0
     assert row.cost > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("defended", [True, False])
+def test_a_flood(
+    built: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    monkeypatch.setattr(peers, "USERS", 10)
+    seen = flood.flood(tmp_path / "flood", 400, defended=defended, seconds=1)
+    assert seen.guesses == 400 or defended
+    assert 0 < seen.guesses <= flood.CLIENTS * 51
+    assert seen.trouble == ""
+
+
+@pytest.mark.timeout(120)
+def test_idle_sessions(
+    built: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "USERS", 3)
+    each, times = idle.measure(tmp_path / "idle", 20)
+    assert each < 1000
+    assert len(times) == 50
+
+
+@pytest.mark.timeout(120)
+async def test_a_soak(
+    built: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "USERS", 100)
+    found = await soak.soak(tmp_path / "soak", seconds=2, restart=0.5)
+    assert found.wrong == []
+    assert found.messages > 0
+    assert found.answers["250"] > 0
+    assert found.restarts > 0
+
+
+def test_the_soak_sees_what_is_wrong() -> None:
+    told = {
+        b"good": soak.Told(1),
+        b"twice, told 4xx": soak.Told(1, excused=True),
+        b"never taken": soak.Told(0, excused=True),
+        b"missing": soak.Told(1, excused=True),
+        b"twice": soak.Told(1),
+    }
+    taken = Counter({b"good": 1, b"twice, told 4xx": 2, b"twice": 2, b"who": 1})
+    assert soak.judge(told, taken) == [
+        "missing was answered 250 and is missing",
+        "twice is there 2 times without excuse",
+        "b'who' was sent by nobody",
+    ]
 
 
 @pytest.mark.parametrize("grouped", [True, False])

@@ -23,7 +23,7 @@ async def asked(front: Front) -> bytes:
 
 
 def failures(front: Front) -> list[str]:
-    return [e.step for e in front.of(BackendFailed)]  # type: ignore[union-attr]
+    return [e.step for e in front.events if isinstance(e, BackendFailed)]
 
 
 async def test_it_is_left_in_peace_and_then_tried_by_one() -> None:

@@ -254,7 +254,7 @@ async def test_it_sends_a_message_in_drops() -> None:
 async def test_it_never_reads() -> None:
     """K-deaf: its commands are not taken any more, its time runs out, and the
     descriptor does not stay for the replies that it does not fetch."""
-    settings = DoorSettings(session=Limits(unknown_recipients=0))
+    settings = DoorSettings(session=Limits(commands=0))
     async with running(settings=settings) as front:
         client = await RawClient.connect(front.port)
         (session,) = front.door.sessions

@@ -97,6 +97,7 @@ async def test_another_helo_name_is_told_on_a_kept_connection() -> None:
 
 
 async def test_caps_on_connections() -> None:
+    """L-per-ip-cap, L-global-cap."""
     settings = DoorSettings(connections=3, connections_per_client=2)
     async with running(settings=settings) as front:
         clients = [await RawClient.connect(front.port, f"127.0.0.{n}") for n in (1, 1)]

@@ -109,7 +109,11 @@ async def test_ten_thousand_unknown_recipients_and_no_backend(
     tmp_path: Path, plain: Settings, fake: FakeQmail
 ) -> None:
     """F-no-early-open."""
-    settings = {**plain, "limits.unknown_per_session": 0}
+    settings = {
+        **plain,
+        "limits.unknown_per_session": 0,
+        "limits.harvest_defence": False,
+    }
     async with serving(tmp_path, settings) as served:
         for number in range(10):
             async with await RawClient.connect(served.port) as client:

@@ -102,6 +102,7 @@ EVENTS: list[events.Event] = [
     events.BackendFailed("s1", "127.0.0.1:2525", "connect", "refused"),
     events.LimitHit("s1", "192.0.2.9", "message_size"),
     events.Notice("error", "something"),
+    events.PressureChanged(1, 3000, 4000),
 ]
 
 

@@ -29,6 +29,7 @@ class MemoryDriver:
         self.sent = b""
         self.closed = False
         self.why = ""
+        self.reached: list[str] = []
         self.late = late
         self.asked: list[bytes] = []
         self.body = b""
@@ -98,6 +99,9 @@ class MemoryDriver:
 
     def message_refused(self, reply: Reply) -> None:
         self.refused.append(reply)
+
+    def limit_reached(self, limit: str) -> None:
+        self.reached.append(limit)
 
     def close(self, why: str) -> None:
         self.closed = True
