@@ -25,7 +25,7 @@ from tests.support.smtp_client import RawClient
 
 MAIL = b"MAIL FROM:<a@b.test>"
 RCPT = b"RCPT TO:<a@example.test>"
-FREE = DoorSettings(received=False, session=Limits(unknown_recipients=0))
+FREE = DoorSettings(received=False, session=Limits(unknown_recipients=0, errors=0))
 
 
 async def said(port: int, *lines: bytes) -> list[bytes]:

@@ -120,6 +120,9 @@ class _World:
         assert not reply.positive
         assert not self.in_message
 
+    def limit_reached(self, limit: str) -> None:
+        """Nothing to check."""
+
     def close(self, why: str) -> None:
         assert why
         self.closed = True

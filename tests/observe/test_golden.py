@@ -53,6 +53,7 @@ EVENTS: list[events.Event] = [
     events.BackendFailed("s", "127.0.0.1:2525", "final dot", "the backend closed"),
     events.LimitHit("s", "192.0.2.9", "unknown_per_session"),
     events.Turned("192.0.2.9", "connections"),
+    events.PressureChanged(1, 3000, 4000),
     events.Disconnected("s", "192.0.2.9", "quit", 1.5, 3, 2, 1),
 ]
 
