@@ -169,12 +169,9 @@ async def test_o_explain_equals_live(
 ) -> None:
     """O-explain-equals-live: for 10,000 random addresses, code by code."""
     recipients = random_arguments(10_000, 1)
-    bounds = (
-        "command_length unknown_per_session commands_per_session errors_per_session"
-    )
-    free: dict[str, Any] = {
-        f"limits.{name}": 0 for name in f"{bounds} recipients".split()
-    }
+    bounds = "command_length recipients"
+    bounds += " unknown_per_session commands_per_session errors_per_session"
+    free: dict[str, Any] = {f"limits.{name}": 0 for name in bounds.split()}
     free["limits.harvest_defence"] = False
     async with serving(tmp_path, {**settings, **free}) as served:
         live = await asked(served.port, b"you@there.test", recipients)
