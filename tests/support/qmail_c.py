@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tests.support.addrparse import cut_like_c
+
 
 @dataclass
 class QmailC:
@@ -24,29 +26,7 @@ class QmailC:
 
     def addrparse(self, argument: bytes) -> bytes:
         """The envelope address in an argument of RCPT."""
-        text = argument.split(b"\0")[0]
-        if b"<" in text:
-            text, end = text[text.index(b"<") + 1 :], b">"
-        else:
-            _, _, text = text.partition(b":")
-            text, end = text.lstrip(b" "), b" "
-        if text[:1] == b"@":
-            _, _, text = text.partition(b":")
-        address = b""
-        escaped = quoted = False
-        for number in text:
-            byte = bytes([number])
-            if escaped:
-                address += byte
-                escaped = False
-            elif byte == end and not quoted:
-                break
-            elif byte == b"\\":
-                escaped = True
-            elif byte == b'"':
-                quoted = not quoted
-            else:
-                address += byte
+        address = cut_like_c(argument)
         at = address.rfind(b"@")
         if at >= 0 and address[at + 1 :] in [b"[%s]" % ip for ip in self.ours]:
             address = address[: at + 1] + self.localiphost
