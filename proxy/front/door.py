@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.pool import Backend
+from proxy.front.tls import ServerTls
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import Observer, Turned
 from proxy.rules.engine import Engine
@@ -35,7 +36,7 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.
+    ``trusted`` may relay.  With ``tls``, STARTTLS is offered.
     """
 
     connections: int = 4000
@@ -45,6 +46,7 @@ class DoorSettings:
     announced_size: int = 0
     received: bool = True
     trusted: Trusted = NOBODY
+    tls: ServerTls | None = None
     session: Limits = field(default_factory=Limits)
 
 
@@ -70,6 +72,7 @@ class Door:
         self.observer = observer
         self.loop = asyncio.get_running_loop()
         self._clock = clock or self.loop.time
+        self.tls: ServerTls | None = None
         self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
         self.closing = False
@@ -86,7 +89,10 @@ class Door:
         self.engine = engine
         self.hostname = hostname
         self.settings = settings
-        self.banner = Banner(hostname, settings.announced_size)
+        starttls = settings.tls is not None
+        self.banner = Banner(hostname, settings.announced_size, starttls=starttls)
+        # Sessions that were offered it may still ask.
+        self.tls = settings.tls or self.tls
         self._set_clock()
 
     def _set_clock(self) -> None:

@@ -3,43 +3,24 @@
 Knows: the order of commands as qmail-smtpd keeps it, what is answered at
 once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
-bytes cut in any way and get the same transcript.
-
-States of a session, and what each has promised::
-
-    COMMAND   nothing beyond the replies already given
-    ASKING    a recipient's verdict, or the backend's word, is awaited;
-              later input is held
-    MESSAGE   354 was said, with the backend's 354 behind it
-    REFUSED   the message is read to its end, then refused; the backend has
-              seen no final dot and will not
-    ENDED     the dot was passed on: the backend may or may not have the mail
-    CLOSED    nothing more is said
+bytes cut in any way and get the same transcript.  :mod:`proxy.smtp.state` has
+the states, and what each has promised.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 
 from proxy.smtp import replies
-from proxy.smtp.command import has_control, parameters, split_line
+from proxy.smtp.command import has_control, is_rcpt, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
+from proxy.smtp.state import UNDER_WAY, State
 
-
-class State(enum.Enum):
-    """See the module's docstring."""
-
-    COMMAND = "command"
-    ASKING = "asking"
-    MESSAGE = "message"
-    REFUSED = "refused"
-    ENDED = "ended"
-    CLOSED = "closed"
+__all__ = ["Dialogue", "State"]
 
 
 class Dialogue:
@@ -61,12 +42,14 @@ class Dialogue:
         "_why",
         "_working",
         "accepted",
+        "auth_offered",
         "extended",
         "helo",
         "mail_argument",
         "refusal",
         "sender",
         "state",
+        "tls",
         "unknown",
     )
 
@@ -86,6 +69,8 @@ class Dialogue:
         self._working = False
         self._why = ""
         self.state = State.COMMAND
+        self.tls = False
+        self.auth_offered = b""
         self.helo = b""
         self.extended = False
         self.mail_argument: bytes | None = None
@@ -126,7 +111,7 @@ class Dialogue:
     @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
-        return self.mail_argument is not None or self.state in _UNDER_WAY
+        return self.mail_argument is not None or self.state in UNDER_WAY
 
     @property
     def message_size(self) -> int:
@@ -199,6 +184,19 @@ class Dialogue:
             self.state = State.COMMAND
         self._work()
 
+    def tls_started(self, *, greet: bool) -> None:
+        """The handshake is done; ``greet`` if it came first of all.  What the
+        client said before counts no more (RFC 3207 §4.2); what is held came
+        encrypted."""
+        self.tls = True
+        self.helo = b""
+        self.extended = False
+        self._paused = False
+        self.state = State.COMMAND
+        if greet:
+            self.start()
+        self._work()
+
     def end(self, reply: Reply, why: str) -> None:
         """Say ``reply`` (421) and close, whatever the state."""
         if self.state is State.CLOSED:
@@ -241,7 +239,7 @@ class Dialogue:
                 self._buffer = b""
             return False
         line = buffer[:end]
-        if self._outbox.waiting and not _is_rcpt(line):
+        if self._outbox.waiting and not is_rcpt(line):
             return False  # in order: first the recipients' answers
         self._buffer = buffer[end + 1 :]
         if self._skipping or (limit and end + 1 > limit):
@@ -308,7 +306,7 @@ class Dialogue:
 
     def _ehlo(self, argument: bytes) -> None:
         self._greet(argument, extended=True)
-        self._answer(self._banner.ehlo)
+        self._answer(self._banner.ehlo_reply(self.tls, self.auth_offered))
 
     def _mail(self, argument: bytes) -> None:
         sender = read_path(argument)
@@ -372,18 +370,23 @@ class Dialogue:
             self.state = State.ASKING
             self._driver.relay_data()
 
+    def _starttls(self, argument: bytes) -> None:
+        refusal = self._banner.starttls_refusal(self.tls, argument)
+        if refusal is not None:
+            self._answer(refusal)
+            return
+        self._reset()
+        self._answer(replies.TLS_READY)
+        self._driver.send(self._outbox.take())
+        # What came behind it was not encrypted, and anybody may have put it
+        # there (RFC 3207 §6, CVE-2011-0411): it is never read.
+        discarded, self._buffer = len(self._buffer), b""
+        self.state = State.SWITCHING
+        self._driver.start_tls(discarded)
+
     def _rset(self, argument: bytes) -> None:
         self._reset()
         self._answer(replies.FLUSHED)
-
-    def _noop(self, argument: bytes) -> None:
-        self._answer(replies.OK)
-
-    def _help(self, argument: bytes) -> None:
-        self._answer(replies.HELP)
-
-    def _vrfy(self, argument: bytes) -> None:
-        self._answer(replies.VRFY)
 
     def _quit(self, argument: bytes) -> None:
         self._answer(self._banner.quit)
@@ -424,11 +427,10 @@ class Dialogue:
         self._buffer = b""
 
 
-def _is_rcpt(line: bytes) -> bool:
-    return line[:5].lower() == b"rcpt "
+def _says(reply: Reply) -> Callable[[Dialogue, bytes], None]:
+    """A verb that is always answered so."""
+    return lambda dialogue, _: dialogue._answer(reply)
 
-
-_UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
 
 _VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
     b"helo": Dialogue._helo,
@@ -436,9 +438,10 @@ _VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
     b"mail": Dialogue._mail,
     b"rcpt": Dialogue._rcpt,
     b"data": Dialogue._data,
+    b"starttls": Dialogue._starttls,
     b"rset": Dialogue._rset,
-    b"noop": Dialogue._noop,
-    b"help": Dialogue._help,
-    b"vrfy": Dialogue._vrfy,
+    b"noop": _says(replies.OK),
+    b"help": _says(replies.HELP),
+    b"vrfy": _says(replies.VRFY),
     b"quit": Dialogue._quit,
 }

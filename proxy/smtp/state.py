@@ -1,0 +1,36 @@
+"""Where a session stands.
+
+Knows: names only.  Set by the dialogue, read by whoever drives it.
+
+What each state has promised::
+
+    COMMAND    nothing beyond the replies already given
+    ASKING     a recipient's verdict, or the backend's word, is awaited;
+               later input is held
+    MESSAGE    354 was said, with the backend's 354 behind it
+    REFUSED    the message is read to its end, then refused; the backend has
+               seen no final dot and will not
+    ENDED      the dot was passed on: the backend may or may not have the mail
+    SWITCHING  a TLS handshake is under way; input is held
+    CLOSED     nothing more is said
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class State(enum.Enum):
+    """See the module's docstring."""
+
+    COMMAND = "command"
+    ASKING = "asking"
+    MESSAGE = "message"
+    REFUSED = "refused"
+    ENDED = "ended"
+    SWITCHING = "switching"
+    CLOSED = "closed"
+
+
+UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+"""A client that is left now would have to send again."""
