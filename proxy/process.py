@@ -183,10 +183,8 @@ def _say_rights(config: Config, rights: Rights, say: Say) -> None:
 def _unreadable(config: Config) -> list[str]:
     """What will fail only at a HUP, now that we are who we are."""
     found = []
-    for path in (
-        *([config.source] if config.source else []),
-        *certificates.files(config),
-    ):
+    source = [str(config.source)] if config.source else []
+    for path in (*source, *certificates.files(config)):
         try:
             with open(path, "rb"):
                 pass
