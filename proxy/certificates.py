@@ -210,7 +210,8 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]
     asks = client.wrap_bio(back, there)
     answers = server.wrap_bio(there, back, server_side=True)
     for _ in range(4):  # flights; two are enough
-        if _moves(asks.do_handshake) and _moves(answers.do_handshake):
+        done = [_moves(asks.do_handshake), _moves(answers.do_handshake)]
+        if all(done):
             break
     return asks.getpeercert() or {}
 

@@ -122,11 +122,13 @@ async def test_a_backend_that_speaks_no_tls_at_all() -> None:
 async def test_a_backend_lost_in_a_message_is_told_as_ever() -> None:
     behind = fake(*GOOD)
     behind.script["dot"] = asyncio.Event()
-    async with running(fake=behind, backend=encrypted()) as front:
-        async with await RawClient.connect(front.port) as client:
-            assert await client.code() == 220
-            await client.deliver(b"", [b"x@example.test"], MESSAGE, dot=False)
-            await client.send(b".\r\n")
-            await front.until(lambda: bool(behind.dots))
-            behind.hang_up(reset=True)
-            assert await client.code() == 451
+    async with (
+        running(fake=behind, backend=encrypted()) as front,
+        await RawClient.connect(front.port) as client,
+    ):
+        assert await client.code() == 220
+        await client.deliver(b"", [b"x@example.test"], MESSAGE, dot=False)
+        await client.send(b".\r\n")
+        await front.until(lambda: bool(behind.dots))
+        behind.hang_up(reset=True)
+        assert await client.code() == 451

@@ -338,9 +338,9 @@ async def test_tls_from_the_start_keeps_to_the_cap() -> None:
         running(settings=settings) as front,
         implicit(front) as port,
         await greeted(front.port),
+        await RawClient.connect(port) as client,
     ):
-        async with await RawClient.connect(port) as client:
-            assert await client.rest() == b""
+        assert await client.rest() == b""
 
 
 async def test_a_client_that_closes_its_side_is_gone_under_tls() -> None:
