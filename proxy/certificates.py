@@ -73,7 +73,7 @@ def expires_soon(tls: ServerTls | None, now: float) -> str:
     days = (tls.expires - now) / _DAY if tls else SOON_DAYS
     if tls is None or days >= SOON_DAYS:
         return ""
-    return f"{tls.expires_first} expires in {days:.1f} days"
+    return f"{tls.expires_first} expires in {max(days, 0):.1f} days"
 
 
 def read_all(config: Config) -> list[Certificate]:
@@ -168,7 +168,8 @@ def _content(key: KeyPath, path: str, mark: bytes) -> bytes:
     if mark not in content:
         kind = "private key" if mark is _KEY else "certificate"
         what = f"{path}: there is no {kind} in it, as PEM"
-        raise TlsError(key, what, f"name a file with a line -----BEGIN ...{kind}")
+        line = mark.decode() if mark is _CERTIFICATE else "-----BEGIN PRIVATE KEY-----"
+        raise TlsError(key, what, f"name a file with a line {line}")
     return content
 
 

@@ -177,9 +177,10 @@ class Service:
             self.log.notice("error", trouble)
         if self._first:
             soon = expires_soon(self.door.tls if self.door else None, time.time())
-            for warning in (soon, *assemble.relay_warnings(self.config, host)):
-                if warning:
-                    self.log.notice("warning", warning)
+            if soon:
+                self.log.notice("warning", f"{soon} (renew it, then send HUP)")
+            for warning in assemble.relay_warnings(self.config, host):
+                self.log.notice("warning", warning)
 
     def _own_sockets(self) -> Sequence[socket.socket]:
         share = self._share

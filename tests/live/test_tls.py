@@ -12,6 +12,7 @@ from signal import SIGHUP
 import pytest
 
 from tests.live.conftest import adopt
+from tests.live.postfix import sending_to
 from tests.live.process import PATIENCE, Settings, run, serving, write_config
 from tests.live.surroundings import NOBODY, NOT_ALLOWED, wants_root
 from tests.live.test_clients import LINES, UNIX, WIRE, below_ours, program, ran
@@ -155,6 +156,25 @@ async def test_postfixs_own_look_at_tls(tmp_path: Path, secure: Settings) -> Non
         status, text = await ran(finger, "-c", *verified)
         assert status == 0, text
         assert "Verified TLS connection established" in text
+
+
+async def test_postfix_at_level_encrypt(
+    tmp_path: Path, secure: Settings, fake: FakeQmail
+) -> None:
+    """It gives a message to nobody but by TLS."""
+    settings = {"smtp_tls_security_level": "encrypt", "smtp_tls_loglevel": "1"}
+    async with (
+        serving(tmp_path, secure) as served,
+        sending_to(served.port, settings) as postfix,
+    ):
+        await postfix.submit("a@b.test", "alice@example.test", UNIX)
+        await postfix.said("status=sent (250 ok")
+        await postfix.submit("a@b.test", "nobody@example.test", UNIX)
+        await postfix.said("550 5.1.1 no such recipient here")
+        assert "TLS connection established to 127.0.0.1" in postfix.log
+    (mail,) = fake.received
+    assert b" with ESMTPS (TLSv1.3 TLS_" in mail.message[:300]
+    assert mail.message.endswith(WIRE.partition(b"\r\n\r\n")[2])
 
 
 async def delivered(client: RawClient) -> None:
