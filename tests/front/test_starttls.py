@@ -59,6 +59,9 @@ async def test_a_message_through_starttls(version: ssl.TLSVersion) -> None:
         async with await greeted(front.port) as client:
             assert b"STARTTLS" in await extensions(client)
             await client.encrypt(client_context(version))
+            (session,) = front.door.sessions
+            who = session._who()
+            assert (who.address, who.local_port) == ("127.0.0.1", front.port)
             assert b"STARTTLS" not in await extensions(client)
             said = await client.deliver(b"a@b.test", [b"x@example.test"], MESSAGE)
             assert said == [250, 250, 354, 250]
@@ -343,7 +346,9 @@ async def test_tls_from_the_start_keeps_to_the_cap() -> None:
         assert await client.rest() == b""
 
 
-async def test_a_client_that_closes_its_side_is_gone_under_tls() -> None:
+async def test_a_client_that_closes_its_side_is_gone_under_tls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Both directions end together; its mail's fate is logged all the same."""
     fake = FakeQmail(gate=asyncio.Event())
     assert fake.gate is not None
@@ -359,6 +364,7 @@ async def test_a_client_that_closes_its_side_is_gone_under_tls() -> None:
         (event,) = front.of(MessageEnded)
         assert isinstance(event, MessageEnded)
         assert (event.outcome, event.heard) == ("accepted", False)
+    assert not caplog.records, "the loop has something to say to us"
 
 
 async def test_a_client_that_is_cut_off_in_a_message() -> None:
