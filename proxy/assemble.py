@@ -145,8 +145,10 @@ def trusted(config: Config) -> Trusted:
 
 
 def backend_settings(config: Config) -> BackendSettings:
-    """Where qmail-smtpd listens, and how long it may take."""
+    """Where qmail-smtpd listens, and how long it may take; raises
+    :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.pool import BackendSettings
+    from proxy.certificates import backend_context
 
     backend = config.backend
     tcp = backend.tcp
@@ -154,6 +156,8 @@ def backend_settings(config: Config) -> BackendSettings:
         host=tcp.host if tcp else "",
         port=tcp.port if tcp else 0,
         path=backend.unix_path or "",
+        starttls=backend.tls == "starttls",
+        context=backend_context(backend),
         connect_timeout=backend.connect_timeout,
         command_timeout=backend.command_timeout,
         data_timeout=backend.data_timeout,

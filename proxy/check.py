@@ -18,6 +18,7 @@ from typing import TextIO
 from proxy import assemble
 from proxy.check_host import HostFiles, check_host
 from proxy.check_process import as_run_user
+from proxy.check_tls import check_reload, check_tls
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
@@ -36,8 +37,9 @@ def run(path: Path | None, environ: Mapping[str, str], *, as_json: bool) -> int:
         _print(findings, as_json, sys.stderr if not as_json else sys.stdout)
         return BAD_CONFIG
     settings = Settings(config, environ)
+    tls = list(check_tls(config, settings))
     look = partial(_found, config, environ)
-    findings = as_run_user(config, settings, look)
+    findings = [*tls, *as_run_user(config, settings, look)]
     _print(findings, as_json, sys.stdout)
     return WRONG if any(found.level == ERROR for found in findings) else GOOD
 
@@ -71,6 +73,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     settings = Settings(config, environ)
     host = assemble.qmail_host(config)
     yield from _network(config, settings)
+    yield from check_reload(config, settings)
     yield from _names(config, settings, host)
     files = HostFiles(config, host)
     if (lost := _host_missing(settings, files)) is not None:
@@ -84,7 +87,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _network(config: Config, settings: Settings) -> Iterator[Finding]:
-    listen, backend = config.listen.sockets, config.backend.tcp
+    listen, backend = config.listen.all_sockets, config.backend.tcp
     local = {ip.decode() for ip in assemble.interface_addresses()}
     key: KeyPath = ("listen", "addresses")
     for address in sorted({a for a in listen if a.port and listen.count(a) > 1}):

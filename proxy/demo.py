@@ -151,6 +151,9 @@ class QmailSmtpd(asyncio.Protocol):
         ok = Reply(250, b"ok %d qp %d" % (time.time(), number))
         self._dialogue.message_answered(ok)
 
+    def start_tls(self, discarded: int) -> None:
+        raise AssertionError("it is not offered")
+
     def relay_abort(self) -> None:
         self._recipients.clear()
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from proxy import capabilities
-from proxy.config.model import Process
+from proxy.config.process import Process
 
 USUAL_USERS = ("backstop", "qmaild", "nobody")
 """Who the front door is where nothing is configured: the first that exists.

@@ -20,10 +20,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from proxy import assemble, privileges
+from proxy import assemble, certificates, privileges
+from proxy.certificates import TlsError
 from proxy.config import Config, ConfigError
 from proxy.front.activation import ActivationError, inherited
 from proxy.front.sockets import BindError, bind_all, bind_status, shown
+from proxy.front.tls import ServerTls
 from proxy.notify import Notifier, NotifyError, Tell
 from proxy.observe.log import Logger, Schedule
 from proxy.privileges import PrivilegeError, Rights
@@ -33,13 +35,21 @@ from proxy.workers import Board, Parent, Say
 CANNOT_START = 2
 _LOG_SECONDS = 0.02
 
-_TROUBLE = (StartError, BindError, ActivationError, NotifyError, PrivilegeError)
+_TROUBLE = (
+    StartError,
+    BindError,
+    ActivationError,
+    NotifyError,
+    PrivilegeError,
+    TlsError,
+)
 
 
 class _Sockets(NamedTuple):
     """A row of listening sockets for each worker."""
 
     rows: list[list[socket.socket]]
+    tls_rows: list[list[socket.socket]]
     status: socket.socket | None
     inherited: bool
 
@@ -54,6 +64,8 @@ def run(config: Config, reload: Reload) -> int:
     try:
         sockets = _sockets(config, log.notice)
         notifier = Notifier(os.environ, config.process.readiness_fd)
+        # While everything may be read.
+        tls = certificates.server_tls(config)
         rights = privileges.settle(config.process)
 
         def tell(what: str, text: str) -> None:
@@ -62,12 +74,13 @@ def run(config: Config, reload: Reload) -> int:
             notifier.tell(what, text)
 
         if config.listen.workers > 1:
-            serve = _Workers(config, reload, sockets)
+            serve = _Workers(config, reload, sockets, tls)
             watchdog = notifier.watchdog
             count = config.listen.workers
             return Parent(count, serve, log.notice, tell, serve.reread, watchdog).run()
-        (row,) = sockets.rows
+        (row,), (tls_row,) = sockets.rows, sockets.tls_rows
         share = Share(row, sockets.status, sockets.inherited, tell)
+        share = share._replace(tls_sockets=tls_row, tls=tls)
         return _run_service(config, reload, share)
     except _TROUBLE as error:
         return _cannot_start(error)
@@ -77,41 +90,61 @@ def _sockets(config: Config, say: Say) -> _Sockets:
     """Those that a supervisor has bound, else our own; raises of
     :data:`_TROUBLE`."""
     given = inherited(os.environ)
-    workers = config.listen.workers
-    if given.mail:
-        rows = [given.mail] * workers
+    listen = config.listen
+    if given.mail or given.tls:
+        rows = [given.mail] * listen.workers
+        tls_rows = [given.tls] * listen.workers
     else:
-        rows = []
-        addresses: Sequence[str] = config.listen.addresses
-        for _ in range(workers):
-            rows.append(bind_all(addresses, say, shared=workers > 1))
-            addresses = [shown(sock) for sock in rows[0]]  # port 0: one for all
+        rows = _rows(listen.addresses, "listen.addresses", listen.workers, say)
+        key = "listen.tls_addresses"
+        tls_rows = _rows(listen.tls_addresses, key, listen.workers, say)
     status = given.status
     if status is None and config.status.address:
         status = bind_status(config.status.address)
-    return _Sockets(rows, status, bool(given.mail))
+    return _Sockets(rows, tls_rows, status, bool(given.mail or given.tls))
+
+
+def _rows(
+    addresses: Sequence[str], key: str, workers: int, say: Say
+) -> list[list[socket.socket]]:
+    """Each address for each worker."""
+    rows: list[list[socket.socket]] = []
+    for _ in range(workers):
+        rows.append(bind_all(addresses, say, shared=workers > 1, key=key))
+        addresses = [shown(sock) for sock in rows[0]]  # port 0: one for all
+    return rows
 
 
 class _Workers:
     """What each worker does; those that replace others begin with what was read
     at the last good HUP."""
 
-    def __init__(self, config: Config, reload: Reload, sockets: _Sockets) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reload: Reload,
+        sockets: _Sockets,
+        tls: ServerTls | None,
+    ) -> None:
         self._config = config
+        self._tls = tls
         self._reload = reload
         self._sockets = sockets
 
     def __call__(self, worker: int, board: Board, tell: Tell) -> int:
-        rows, status, inherited_ = self._sockets
+        rows, tls_rows, status, inherited_ = self._sockets
         share = Share(rows[worker], status, inherited_, tell, worker, board)
+        share = share._replace(tls_sockets=tls_rows[worker], tls=self._tls)
         return _run_service(self._config, self._reload, share)
 
     def reread(self) -> None:
         """In the parent, at HUP; the workers judge it too, and tell of it."""
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(ConfigError, TlsError):
             new = self._reload()
+            tls = certificates.server_tls(new)
+            assemble.backend_settings(new)  # may raise, too
             if not assemble.start_problem(new, assemble.qmail_host(new)):
-                self._config = new
+                self._config, self._tls = new, tls
 
 
 def _run_service(config: Config, reload: Reload, share: Share) -> int:
@@ -149,16 +182,17 @@ def _say_rights(config: Config, rights: Rights, say: Say) -> None:
 
 def _unreadable(config: Config) -> list[str]:
     """What will fail only at a HUP, now that we are who we are."""
-    if config.source is None:
-        return []
-    try:
-        with open(config.source, "rb"):
-            return []
-    except OSError as error:
-        text = (
-            f"HUP will fail: {config.source}: {error.strerror} (let our user read it)"
-        )
-        return [text]
+    found = []
+    source = [str(config.source)] if config.source else []
+    for path in (*source, *certificates.files(config)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            found.append(
+                f"HUP will fail: {path}: {error.strerror} (let our user read it)"
+            )
+    return found
 
 
 def _cannot_start(error: Exception) -> int:

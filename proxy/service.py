@@ -11,17 +11,21 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
 from proxy.backend.pool import Backend
+from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
 from proxy.front.descriptors import connections_that_fit
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
+from proxy.front.tls import ServerTls
+from proxy.front.tls_session import TlsSession
 from proxy.interlock import Interlock
 from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
@@ -53,6 +57,7 @@ def _tell_nobody(what: str, text: str) -> None:
 class Share(NamedTuple):
     """What a process is given: its sockets, and who hears how it is.
 
+    On ``tls_sockets`` TLS comes first; ``tls`` was read with root's rights.
     ``inherited`` sockets are a supervisor's own and outlive the service.  One
     of several workers also has its number and the common board; ``status``
     stays with the parent too, for the worker that follows.
@@ -64,6 +69,8 @@ class Share(NamedTuple):
     tell: Tell = _tell_nobody
     worker: int = 0
     board: Board | None = None
+    tls_sockets: Sequence[socket.socket] = ()
+    tls: ServerTls | None = None
 
 
 class Service:
@@ -95,6 +102,7 @@ class Service:
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
+        self._tls_sockets: Sequence[socket.socket] = ()
         self._servers: list[asyncio.Server] = []
         self._status: StatusServer | None = None
         self._stopping = asyncio.Event()
@@ -105,7 +113,8 @@ class Service:
         self._configuration = "as at the start"
 
     async def start(self) -> None:
-        """Bind, and serve; raises :class:`StartError`."""
+        """Bind, and serve; raises :class:`StartError`, or
+        :class:`~proxy.certificates.TlsError`."""
         config = self.config
         host = assemble.qmail_host(config)
         problem = assemble.start_problem(config, host)
@@ -114,6 +123,7 @@ class Service:
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self._limited, self.metrics, self.recent]
         observer = _all(observers)
+        tls = self._share.tls if self._share else server_tls(config)
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
         self.metrics.backend_up = self._backend_up
@@ -124,22 +134,15 @@ class Service:
             backend=self.backend,
             observer=observer,
             hostname=hostname,
-            settings=self._door_settings(config, host),
+            settings=self._door_settings(config, host, tls),
             common=board.common.column(share.worker) if share and board else None,
         )
         door = self.door
-        loop = asyncio.get_running_loop()
+        self.metrics.certificate_expires = lambda: door.tls.expires if door.tls else 0
         for sock in self._sockets:
-            try:
-                server = await loop.create_server(
-                    lambda: Session(door), sock=sock, backlog=_AT_ONCE
-                )
-                sock.listen(_BACKLOG)
-            except OSError as error:  # between bind and now another one was faster
-                where = bind_trouble("listen.addresses", shown(sock), error)
-                raise StartError(where) from error
-            self._servers.append(server)
-            self.addresses.append(shown(sock))
+            await self._listen(lambda: Session(door), sock, "listen.addresses")
+        for sock in self._tls_sockets:
+            await self._listen(lambda: TlsSession(door), sock, "listen.tls_addresses")
         self._listening = True
         await self._start_status(config.status.address)
         self._start_interlock(self.backend)
@@ -147,6 +150,18 @@ class Service:
         self._started = True
         self._say_started()
         self._say_trouble(host)
+
+    async def _listen(
+        self, factory: Callable[[], Session], sock: socket.socket, key: str
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(factory, sock=sock, backlog=_AT_ONCE)
+            sock.listen(_BACKLOG)
+        except OSError as error:  # between bind and now another one was faster
+            raise StartError(bind_trouble(key, shown(sock), error)) from error
+        self._servers.append(server)
+        self.addresses.append(shown(sock))
 
     @property
     def _first(self) -> bool:
@@ -170,13 +185,19 @@ class Service:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
         if self._first:
+            soon = expires_soon(self.door.tls if self.door else None, time.time())
+            if soon:
+                self.log.notice("warning", f"{soon} (renew it, then send HUP)")
             for warning in assemble.relay_warnings(self.config, host):
                 self.log.notice("warning", warning)
 
     def _own_sockets(self) -> Sequence[socket.socket]:
         share = self._share
         if share is None:
-            return bind_all(self.config.listen.addresses, self.log.notice)
+            listen, key = self.config.listen, "listen.tls_addresses"
+            self._tls_sockets = bind_all(listen.tls_addresses, self.log.notice, key=key)
+            return bind_all(listen.addresses, self.log.notice)
+        self._tls_sockets = share.tls_sockets
         before = share.board.read(share.worker) if share.board else None
         if before is not None:  # of the worker that this one replaces
             self.metrics.add({**before, "sessions": 0, "pressure": 0})
@@ -222,16 +243,17 @@ class Service:
             problem = assemble.start_problem(config, host)
             if problem:
                 raise StartError(problem)
-            settings = self._door_settings(config, host)
+            settings = self._door_settings(config, host, server_tls(config))
+            behind = assemble.backend_settings(config)
             engine = assemble.engine(config, host, self._rule_failed, serving=True)
-        except (ConfigError, StartError) as error:
+        except (ConfigError, StartError, TlsError) as error:
             self.metrics.reloaded(ok=False)
             text = f"reload failed, the old stays: {error}"
             self.log.notice("error", text)
             self._configuration = text.splitlines()[0]
             return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
-        backend.use(assemble.backend_settings(config))
+        backend.use(behind)
         kept = _restart_only(self.config, config)
         self.config = config
         if self.interlock is not None:
@@ -255,7 +277,7 @@ class Service:
         for server in self._servers:
             server.close()
         if self._share is None or not self._share.inherited:
-            for sock in self._sockets:
+            for sock in (*self._sockets, *self._tls_sockets):
                 # Other processes may have it open, too: nobody listens any more.
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
@@ -333,7 +355,9 @@ class Service:
             warning=self.interlock.warning if self.interlock else "",
         )
 
-    def _door_settings(self, config: Config, host: QmailHost) -> DoorSettings:
+    def _door_settings(
+        self, config: Config, host: QmailHost, tls: ServerTls | None
+    ) -> DoorSettings:
         settings = assemble.door_settings(config, host)
         fit = connections_that_fit(settings.connections)
         if fit < settings.connections:
@@ -345,7 +369,12 @@ class Service:
             self.log.notice("warning", text)
         most = fit * config.listen.workers
         wanted = settings.connections or most
-        return replace(settings, connections=min(wanted, most), connections_here=fit)
+        return replace(
+            settings,
+            connections=min(wanted, most),
+            connections_here=fit,
+            tls=tls,
+        )
 
     def _all_metrics(self) -> Metrics:
         share = self._share
@@ -403,6 +432,7 @@ def _restart_only(old: Config, new: Config) -> list[str]:
     """The keys that differ and that a reload does not change."""
     pairs = {
         "listen.addresses": (old.listen.addresses, new.listen.addresses),
+        "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
         "listen.workers": (old.listen.workers, new.listen.workers),
         "status.address": (old.status.address, new.status.address),
         "log": (old.log, new.log),

@@ -8,6 +8,7 @@ by ``conversation``; made by the service.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -23,7 +24,8 @@ from proxy.backend.client import Client
 class BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; times in seconds.
 
-    ``host`` and ``port``, or ``path`` of a Unix socket.  The times are shorter
+    ``host`` and ``port``, or ``path`` of a Unix socket.  With ``context``, the
+    connection is encrypted: after STARTTLS, or from the start.  The times are shorter
     than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
     connections are kept for ``kept_seconds``.  After ``breaker_failures``
     attempts to connect that failed in a row, none is made for
@@ -33,6 +35,8 @@ class BackendSettings:
     host: str = "127.0.0.1"
     port: int = 2525
     path: str = ""
+    context: ssl.SSLContext | None = None
+    starttls: bool = False
     connect_timeout: float = 10.0
     command_timeout: float = 60.0
     data_timeout: float = 120.0
@@ -226,5 +230,7 @@ class Backend:
             timeout=settings.connect_timeout,
             # Else the library asks the resolver for our name, in a thread.
             local_hostname=self.hostname.decode("ascii", "replace"),
-            start_tls=False,
+            start_tls=settings.context is not None and settings.starttls,
+            use_tls=settings.context is not None and not settings.starttls,
+            tls_context=settings.context,
         )

@@ -13,15 +13,15 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from proxy.config.limits import Limits
+from proxy.config.process import Process
 from proxy.config.section import Section
+from proxy.config.tls import Tls
 from proxy.config.values import (
     UNIX,
     AbsolutePath,
-    AccountName,
     Address,
     BackendAddress,
     Character,
-    Descriptor,
     HostName,
     IPv4,
     ListenAddress,
@@ -30,6 +30,7 @@ from proxy.config.values import (
     Seconds,
     Text,
     Whole,
+    is_loopback,
     read_address,
     split_list,
     tables,
@@ -49,6 +50,14 @@ class Listen(Section):
         description="Where to listen: host:port or [IPv6]:port. Change it to bind"
         " to some addresses only, or to try the front door on another port.",
     )
+    tls_addresses: Annotated[tuple[ListenAddress, ...], BeforeValidator(split_list)] = (
+        Field(
+            default=(),
+            examples=[("0.0.0.0:465",)],
+            description="Where to listen for clients that begin with TLS, without"
+            " STARTTLS, as on port 465. Needs tls.certificates.",
+        )
+    )
     hostname: HostName | None = Field(
         default=None,
         examples=["mx.example.test"],
@@ -66,6 +75,11 @@ class Listen(Section):
     def sockets(self) -> tuple[Address, ...]:
         """``addresses``, cut up."""
         return tuple(map(read_address, self.addresses))
+
+    @property
+    def all_sockets(self) -> tuple[Address, ...]:
+        """Those of ``tls_addresses``, too."""
+        return (*self.sockets, *map(read_address, self.tls_addresses))
 
 
 class Qmail(Section):
@@ -111,6 +125,24 @@ class Backend(Section):
         default="127.0.0.1:2525",
         description="Where qmail-smtpd listens: host:port, [IPv6]:port, or"
         " unix:/path of a socket.",
+    )
+    tls: Literal["none", "starttls", "tls"] = Field(
+        default="none",
+        description="none: in the clear, as qmail-smtpd without patches wants it, and"
+        " enough on loopback. starttls: encrypted after STARTTLS, or not at all. tls:"
+        " encrypted from the start.",
+    )
+    tls_verify: bool | None = Field(
+        default=None,
+        examples=[True],
+        description="Whether the backend's certificate must be good for the host in"
+        " address. Default: yes, but not on 127.0.0.0/8, ::1 and localhost.",
+    )
+    tls_ca: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/backstop/ca.pem"],
+        description="A PEM file with certificates; the backend's must come from one of"
+        " them. A self-signed one may be its own. Default: what the system trusts.",
     )
     connect_timeout: Seconds = Field(
         default=10.0,
@@ -164,6 +196,13 @@ class Backend(Section):
     def tcp(self) -> Address | None:
         """Host and port, if ``address`` is such."""
         return None if self._is_unix else read_address(self.address)
+
+    @property
+    def verifies_tls(self) -> bool:
+        """``tls_verify``, or what it is by default."""
+        if self.tls_verify is None:
+            return not (self.tcp and is_loopback(self.tcp.host))
+        return self.tls_verify
 
     @property
     def _is_unix(self) -> bool:
@@ -248,44 +287,6 @@ class Relay(Section):
     )
 
 
-class Process(Section):
-    """Whose rights the front door has, and who is told of it. Started as root, it
-    binds its addresses and then becomes another user. Read at the start only."""
-
-    user: AccountName | None = Field(
-        default=None,
-        examples=["backstop"],
-        description="The user to become, by name or number, when started as root."
-        " Best one that nothing else runs as. Default: the first of backstop, qmaild,"
-        " nobody that this machine has.",
-    )
-    group: AccountName | None = Field(
-        default=None,
-        examples=["backstop"],
-        description="The group to go with it; there are no supplementary ones."
-        " Default: the user's own.",
-    )
-    keep_read_capability: bool | None = Field(
-        default=None,
-        examples=[True],
-        description="Keep CAP_DAC_READ_SEARCH, and no other right: dot-qmail files in"
-        " closed homes can be read, as qmail-local reads them; nothing can be written."
-        " true: do not start without it. false: recipients whose home is closed to the"
-        " user are deferred. Default: it is kept where the process has it.",
-    )
-    allow_root: bool = Field(
-        default=False,
-        description="Stay root, with all of root's rights, when started as root. Set"
-        " it to true only where no other user can be had.",
-    )
-    readiness_fd: Descriptor | None = Field(
-        default=None,
-        examples=[3],
-        description="A descriptor that gets a newline when mail is taken, and is closed"
-        " then: the number in s6's notification-fd. systemd needs no key.",
-    )
-
-
 class Config(Section):
     """The whole configuration. Made by :func:`proxy.config.load`; keyword
     arguments make one that asks neither file nor environment."""
@@ -302,6 +303,7 @@ class Config(Section):
         " is told to stop. Less than the supervisor's patience, or it will kill us.",
     )
     listen: Listen = Listen()
+    tls: Tls = Tls()
     qmail: Qmail = Qmail()
     backend: Backend = Backend()
     message: Message = Message()

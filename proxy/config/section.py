@@ -1,7 +1,7 @@
-"""What every table of the configuration has in common.
+"""What every table of the configuration is.
 
-Knows: that no unknown key passes.  Knows not: any key.  Used by ``model`` and
-``limits``.
+Knows: that keys are checked and unknown ones refused.  Knows not: any key.  Used
+by ``model`` and by tables in modules of their own.
 """
 
 from __future__ import annotations

@@ -74,6 +74,14 @@ def _ipv6(text: str) -> str:
     return text
 
 
+def is_loopback(host: str) -> bool:
+    """Whether nothing leaves this machine on the way there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
 def _checked_address(text: str) -> str:
     read_address(text)
     return text

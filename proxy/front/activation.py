@@ -5,8 +5,8 @@ Knows not: who serves on the sockets.  Called by ``process`` before anything is
 bound.
 
 Descriptors from 3 on are ours if LISTEN_PID is our process; LISTEN_FDNAMES may
-name them.  One that is called ``status`` is for the status page, all others are
-for mail.
+name them.  One that is called ``status`` is for the status page; those called
+``smtps`` are for clients that begin with TLS; all others are for mail.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 _FIRST = 3
 _STATUS = "status"
+_TLS = "smtps"
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
@@ -30,6 +31,7 @@ class Inherited(NamedTuple):
 
     mail: list[socket.socket]
     status: socket.socket | None
+    tls: list[socket.socket]
 
 
 def inherited(environ: MutableMapping[str, str]) -> Inherited:
@@ -39,9 +41,10 @@ def inherited(environ: MutableMapping[str, str]) -> Inherited:
     """
     pid, count, names, _ = (environ.pop(name, "") for name in _VARIABLES)
     if pid != str(os.getpid()) or not count.isdigit():
-        return Inherited([], None)
+        return Inherited([], None, [])
     words = names.split(":") if names else []
     mail: list[socket.socket] = []
+    tls: list[socket.socket] = []
     status = None
     for number in range(int(count)):
         name = words[number] if number < len(words) else ""
@@ -49,8 +52,8 @@ def inherited(environ: MutableMapping[str, str]) -> Inherited:
         if name == _STATUS and status is None:
             status = sock
         else:
-            mail.append(sock)
-    return Inherited(mail, status)
+            (tls if name == _TLS else mail).append(sock)
+    return Inherited(mail, status, tls)
 
 
 def _listening(descriptor: int, name: str) -> socket.socket:

@@ -25,7 +25,8 @@ _NEVER = float("inf")
 
 def latest(dialogue: Dialogue, door: Door) -> float:
     """By when the client must act, from now on."""
-    if dialogue.state is State.COMMAND:
+    state = dialogue.state
+    if state is State.COMMAND or state is State.SWITCHING:
         return door.command_deadline
     limit = door.patience.data_timeout
     return door.now + limit if limit else _NEVER

@@ -21,6 +21,7 @@ from proxy.front.common import DELIVERED, GUESSED, Column
 from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
 from proxy.front.pace import Pace
 from proxy.front.pressure import Patience, Pressure, limits_under
+from proxy.front.tls import ServerTls
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
 from proxy.rules.engine import Engine
@@ -50,6 +51,7 @@ class DoorSettings:
     ``trusted`` may relay.  ``connections`` and ``connections_per_client`` are
     for all workers together, ``connections_here`` for this one.  ``data_rate``
     in bytes a second.  Without ``harvest`` nobody is suspected of guessing.
+    With ``tls``, STARTTLS is offered.
     """
 
     connections: int = 4000
@@ -63,6 +65,7 @@ class DoorSettings:
     received: bool = True
     trusted: Trusted = NOBODY
     harvest: HarvestSettings | None = None
+    tls: ServerTls | None = None
     session: Limits = field(default_factory=Limits)
 
 
@@ -90,6 +93,7 @@ class Door:
         self.observer = observer
         self.loop = asyncio.get_running_loop()
         self._clock = clock or self.loop.time
+        self.tls: ServerTls | None = None
         self.sessions: set[Session] = set()
         self._common = common
         self._harvest = Harvest()
@@ -109,7 +113,10 @@ class Door:
         self.engine = engine
         self.hostname = hostname
         self.settings = settings
-        self.banner = Banner(hostname, settings.announced_size)
+        starttls = settings.tls is not None
+        self.banner = Banner(hostname, settings.announced_size, starttls=starttls)
+        # Sessions that were offered it may still ask.
+        self.tls = settings.tls or self.tls
         self._harvest.configure(settings.harvest)
         level = self._pressure.level
         self._pressure = Pressure(settings.connections)

@@ -23,6 +23,7 @@ from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
 from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
+from proxy.front.encrypted import Encrypted
 from proxy.front.pace import Pace
 from proxy.observe.events import (
     BackendFailed,
@@ -38,7 +39,7 @@ from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
-from proxy.smtp.received import received_line
+from proxy.smtp.received import protocol_name, received_line
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import State
 
@@ -47,7 +48,7 @@ _HELD_MAX = 65536
 _NEVER = float("inf")
 
 
-class Session(SMTP):
+class Session(Encrypted, SMTP):
     """Feeds a :class:`Dialogue` and does what it asks for.
 
     ``deadline`` is loop time in seconds by which the client must act.
@@ -89,7 +90,8 @@ class Session(SMTP):
         refusal = door.enter(self, self._client)
         if refusal is not None:
             self._gone = True
-            self._socket.write(refusal.wire)
+            if not self.implicit:
+                self._socket.write(refusal.wire)
             self._socket.close()
             return
         self._relayclient = door.relayclient(self._client)
@@ -97,7 +99,11 @@ class Session(SMTP):
         self._began = door.loop.time()
         self._oldest = door.oldest()
         door.observer(Connected(self._id, self._client))
-        self._dialogue.start()
+        if self.implicit:
+            self._dialogue.state = State.SWITCHING
+            self.start_tls(0)
+        else:
+            self._dialogue.start()
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -123,10 +129,14 @@ class Session(SMTP):
         against it, and ``nc`` does it)."""
         self._eof = True
         self._after()
-        return not self._gone
+        # Under TLS both directions end together, as the loops have it.
+        return not (self._gone or self._tls or self._handshake)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._gone:
+            return
+        if self._handshake is not None:
+            self._tls_failed("the client left")
             return
         self._gone = True
         state = self._dialogue.state
@@ -344,7 +354,8 @@ class Session(SMTP):
             helo=self._dialogue.helo,
             client=self._client,
             hostname=self._door.hostname,
-            protocol=b"ESMTP" if self._dialogue.extended else b"SMTP",
+            protocol=protocol_name(self._dialogue.extended, self._tls),
+            tls=self._tls,
             session=self._id,
             when=datetime.now(UTC),
         )
@@ -378,6 +389,9 @@ class Session(SMTP):
         if self._blocked or not self._reading or self._dialogue.held:
             self._flow()
         if self._eof and not self._dialogue.waiting:
+            if self._handshake is not None:
+                self._tls_failed("the client left")
+                return
             self._gone = True
             if self._dialogue.state is not State.COMMAND:
                 self._report_message("aborted", "", "the client left before the dot")
@@ -394,7 +408,7 @@ class Session(SMTP):
     def _flow(self) -> None:
         """Read from the client only what can be passed on or held."""
         reading = not self._blocked and self._dialogue.held <= _HELD_MAX
-        if reading is not self._reading and not self._gone:
+        if reading is not self._reading and not (self._gone or self._handshake):
             self._reading = reading
             if reading:
                 self._socket.resume_reading()
@@ -406,6 +420,9 @@ class Session(SMTP):
 
     def _finish(self, reply: Reply, why: str) -> None:
         """End from our side with ``reply``."""
+        if self._handshake is not None:
+            self._tls_failed(why, why)
+            return
         state = self._dialogue.state
         if state is State.MESSAGE or state is State.REFUSED:
             self._report_message("aborted", reply.text, why)

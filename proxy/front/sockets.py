@@ -24,17 +24,21 @@ class NoSuchFamily(BindError):
 
 
 def bind_all(
-    addresses: Sequence[str], say: Say, *, shared: bool = False
+    addresses: Sequence[str],
+    say: Say,
+    *,
+    shared: bool = False,
+    key: str = "listen.addresses",
 ) -> list[socket.socket]:
     """Every address; a machine without IPv6 does without ``[::]``.
 
-    ``shared``: others may bind the same addresses.  Raises
-    :class:`BindError`.
+    ``shared``: others may bind the same addresses; ``key`` is where they were
+    configured.  Raises :class:`BindError`.
     """
     sockets = []
     for address in addresses:
         try:
-            sockets.append(bind(address, shared=shared))
+            sockets.append(bind(address, shared=shared, key=key))
         except NoSuchFamily as error:
             if not address.startswith("[::]:") or len(addresses) == 1:
                 raise

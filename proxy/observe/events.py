@@ -37,6 +37,26 @@ class Turned(NamedTuple):
     limit: str
 
 
+class TlsStarted(NamedTuple):
+    """A session is encrypted from now on; ``discarded`` bytes came in the clear
+    behind STARTTLS and were not read: a fault of the client, or an attack."""
+
+    session: str
+    client: str
+    version: str
+    cipher: str
+    discarded: int
+
+
+class TlsFailed(NamedTuple):
+    """A handshake failed; ``level`` is lower where there were many of them."""
+
+    session: str
+    client: str
+    why: str
+    level: str
+
+
 class RecipientDecided(NamedTuple):
     """RCPT was answered.
 
@@ -125,6 +145,8 @@ Event = (
     Connected
     | Disconnected
     | Turned
+    | TlsStarted
+    | TlsFailed
     | RecipientDecided
     | BackendRefusedRecipient
     | MessageEnded

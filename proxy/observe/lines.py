@@ -28,6 +28,8 @@ from proxy.observe.events import (
     Notice,
     PressureChanged,
     RecipientDecided,
+    TlsFailed,
+    TlsStarted,
     Turned,
 )
 
@@ -98,7 +100,7 @@ class _Shape(NamedTuple):
 
 
 # Shown only where they say something.
-_OPTIONAL = frozenset({"observed", "undecided"})
+_OPTIONAL = frozenset({"observed", "undecided", "discarded"})
 
 
 def _show(name: str, kind: type) -> Show:
@@ -127,13 +129,25 @@ def _show(name: str, kind: type) -> Show:
     if kind is float:
         return lambda value: f"{key}{value:.3f}"
     if kind is int:
-        return lambda value: f"{key}{value}"
+        return lambda value: f"{key}{value}" if value or not optional else ""
     return optional_text if optional else text
 
 
 def _shape(kind: type[Event], name: str, level: str = "info") -> _Shape:
     types = get_type_hints(kind)
-    return _Shape(name, level, tuple((n, _show(n, types[n])) for n in kind._fields))
+    # A level of its own stands at the head of the line, as everybody's.
+    return _Shape(
+        name,
+        level,
+        tuple(
+            ("", _nothing) if n == "level" else (n, _show(n, types[n]))
+            for n in kind._fields
+        ),
+    )
+
+
+def _nothing(value: Any) -> str:
+    return ""
 
 
 _SHAPES: dict[type[Event], _Shape] = {
@@ -141,20 +155,21 @@ _SHAPES: dict[type[Event], _Shape] = {
     Connected: _shape(Connected, "connect", level="debug"),
     Disconnected: _shape(Disconnected, "disconnect"),
     Turned: _shape(Turned, "turned-away"),
+    TlsStarted: _shape(TlsStarted, "tls"),
     RecipientDecided: _shape(RecipientDecided, "recipient"),
     BackendRefusedRecipient: _shape(BackendRefusedRecipient, "backend-refused"),
     MessageEnded: _shape(MessageEnded, "message", level=""),
     BackendFailed: _shape(BackendFailed, "backend-failed", level="warning"),
     LimitHit: _shape(LimitHit, "limit"),
     PressureChanged: _shape(PressureChanged, "pressure", level="warning"),
-    # Its level stands at the head of the line, as everybody's.
-    Notice: _Shape("notice", "", (("", lambda _: ""), ("text", _show("text", str)))),
+    TlsFailed: _shape(TlsFailed, "tls-failed", level=""),
+    Notice: _shape(Notice, "notice", level=""),
 }
 
 
 def _level(event: Event) -> str:
     """The level of an event whose kind does not tell it."""
-    if isinstance(event, Notice):
+    if isinstance(event, Notice | TlsFailed):
         level = event.level.lower()
         return level if level in LEVELS else "warning"
     lost = isinstance(event, MessageEnded) and event.outcome == "unknown"

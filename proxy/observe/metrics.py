@@ -32,6 +32,8 @@ from proxy.observe.events import (
     MessageEnded,
     PressureChanged,
     RecipientDecided,
+    TlsFailed,
+    TlsStarted,
     Turned,
 )
 
@@ -61,6 +63,25 @@ TABLE = (
         "counter",
         ("limit",),
         "Connections answered 421 at the door, by the limit that was reached.",
+    ),
+    Entry(
+        "backstop_tls_sessions_total",
+        "counter",
+        ("version",),
+        "Sessions that became encrypted, by version of TLS.",
+    ),
+    Entry(
+        "backstop_tls_failures_total",
+        "counter",
+        (),
+        "Handshakes that failed; the connection was closed.",
+    ),
+    Entry(
+        "backstop_tls_certificate_expires_seconds",
+        "gauge",
+        (),
+        "When the first of our certificates expires, in seconds since 1970; 0 "
+        "without certificates.",
     ),
     Entry(
         "backstop_recipients_total",
@@ -173,9 +194,10 @@ LABEL_VALUES_MAX = 100
 """Sets of label values that one metric may have; further ones are ``other``."""
 
 # Attributes of Metrics that are a number, and that are numbers by labels.
-_PLAIN = ("connections", "sessions", "undecided", "message_bytes")
+_PLAIN = ("connections", "sessions", "undecided", "message_bytes", "tls_failures")
 _COUNTED = (
     "turned_away",
+    "tls_sessions",
     "recipients",
     "observed",
     "backend_refused",
@@ -215,6 +237,7 @@ class Metrics:
     ) -> None:
         self.backend_up = backend_up
         self.interlock: Callable[[], str] = lambda: "off"
+        self.certificate_expires: Callable[[], float] = lambda: 0.0
         self._version = version
         self.started = now()
         self.connections = 0
@@ -223,6 +246,8 @@ class Metrics:
         self.message_bytes = 0
         self.pressure = 0
         self.turned_away: _Counts = {}
+        self.tls_failures = 0
+        self.tls_sessions = _zeros("TLSv1.2", "TLSv1.3")
         self.recipients: _Counts = {}
         self.observed = _zeros("reject", "defer")
         self.backend_refused = _zeros("4xx", "5xx", "other")
@@ -258,6 +283,10 @@ class Metrics:
             _count(self.backend_failures, event.step)
         elif isinstance(event, PressureChanged):
             self.pressure = event.step
+        elif isinstance(event, TlsStarted):
+            _count(self.tls_sessions, event.version)
+        elif isinstance(event, TlsFailed):
+            self.tls_failures += 1
 
     def _recipient(self, event: RecipientDecided) -> None:
         _count(self.recipients, event.verdict, event.rule)
@@ -297,6 +326,7 @@ class Metrics:
         total.backend_up = lambda: up
         total.current = all(each["current"] for each in everybody)
         total.interlock = self.interlock  # the process that shows them asks
+        total.certificate_expires = self.certificate_expires
         for each in everybody:
             total.add(each)
         return total
@@ -318,6 +348,11 @@ class Metrics:
             "backstop_connections_total": {(): self.connections},
             "backstop_sessions_active": {(): self.sessions},
             "backstop_turned_away_total": self.turned_away,
+            "backstop_tls_sessions_total": self.tls_sessions,
+            "backstop_tls_failures_total": {(): self.tls_failures},
+            "backstop_tls_certificate_expires_seconds": {
+                (): self.certificate_expires()
+            },
             "backstop_recipients_total": self.recipients,
             "backstop_recipients_observed_total": self.observed,
             "backstop_recipients_undecided_total": {(): self.undecided},

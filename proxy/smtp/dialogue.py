@@ -3,7 +3,8 @@
 Knows: the order of commands as qmail-smtpd keeps it, what is answered at
 once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
-bytes cut in any way and get the same transcript.
+bytes cut in any way and get the same transcript.  :mod:`proxy.smtp.state` has
+the states, and what each has promised.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import UNDER_WAY
-from proxy.smtp.state import State as State
+from proxy.smtp.state import UNDER_WAY, State
 
 
 class Dialogue:
@@ -44,12 +44,14 @@ class Dialogue:
         "_why",
         "_working",
         "accepted",
+        "auth_offered",
         "extended",
         "helo",
         "mail_argument",
         "refusal",
         "sender",
         "state",
+        "tls",
         "unknown",
     )
 
@@ -74,6 +76,8 @@ class Dialogue:
         self._working = False
         self._why = ""
         self.state = State.COMMAND
+        self.tls = False
+        self.auth_offered = b""
         self.helo = b""
         self.extended = False
         self.mail_argument: bytes | None = None
@@ -182,6 +186,19 @@ class Dialogue:
             self._answer(reply)
             self._forget_transaction()
             self.state = State.COMMAND
+        self._work()
+
+    def tls_started(self, *, greet: bool) -> None:
+        """The handshake is done; ``greet`` if it came first of all.  What the
+        client said before counts no more (RFC 3207 §4.2); what is held came
+        encrypted."""
+        self.tls = True
+        self.helo = b""
+        self.extended = False
+        self._paused = False
+        self.state = State.COMMAND
+        if greet:
+            self.start()
         self._work()
 
     def end(self, reply: Reply, why: str) -> None:
@@ -296,7 +313,7 @@ class Dialogue:
 
     def _ehlo(self, argument: bytes) -> None:
         self._greet(argument, extended=True)
-        self._answer(self._banner.ehlo)
+        self._answer(self._banner.ehlo_reply(self.tls, self.auth_offered))
 
     def _mail(self, argument: bytes) -> None:
         sender = read_path(argument)
@@ -371,6 +388,20 @@ class Dialogue:
         else:
             self.state = State.ASKING
             self._driver.relay_data()
+
+    def _starttls(self, argument: bytes) -> None:
+        refusal = self._banner.starttls_refusal(self.tls, argument)
+        if refusal is not None:
+            self._answer(refusal)
+            return
+        self._reset()
+        self._answer(replies.TLS_READY)
+        self._driver.send(self._outbox.take())
+        # What came behind it was not encrypted, and anybody may have put it
+        # there (RFC 3207 §6, CVE-2011-0411): it is never read.
+        discarded, self._buffer = len(self._buffer), b""
+        self.state = State.SWITCHING
+        self._driver.start_tls(discarded)
 
     def _rset(self, argument: bytes) -> None:
         self._reset()
@@ -453,6 +484,7 @@ _VERBS: dict[bytes, _Verb] = {
     b"mail": Dialogue._mail,
     b"rcpt": Dialogue._rcpt,
     b"data": Dialogue._data,
+    b"starttls": Dialogue._starttls,
     b"rset": Dialogue._rset,
     b"noop": _says(replies.OK),
     b"help": _says(replies.HELP),

@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.smtp import replies
 from proxy.smtp.reply import Reply
 
 
@@ -25,19 +26,42 @@ class Banner:
     """What the server says of itself, made once for all sessions.
 
     ``size`` is what EHLO announces as the largest message, in bytes; 0 for no
-    SIZE (RFC 1870).
+    SIZE (RFC 1870).  ``starttls``: offer it to sessions that are in the clear.
     """
 
-    __slots__ = ("ehlo", "greeting", "helo", "quit")
+    __slots__ = ("_ehlo", "_extensions", "greeting", "helo", "quit", "starttls")
 
-    def __init__(self, hostname: bytes, size: int = 0) -> None:
+    def __init__(
+        self, hostname: bytes, size: int = 0, *, starttls: bool = False
+    ) -> None:
         extensions = [b"PIPELINING", b"8BITMIME"]
         if size:
             extensions.insert(1, b"SIZE %d" % size)
+        self._extensions = (hostname, *extensions)
+        self._ehlo: dict[tuple[bool, bytes], Reply] = {}
+        self.starttls = starttls
         self.greeting = Reply(220, hostname + b" ESMTP")
         self.helo = Reply(250, hostname)
-        self.ehlo = Reply(250, hostname, *extensions)
         self.quit = Reply(221, hostname)
+
+    def ehlo_reply(self, tls: bool, auth: bytes) -> Reply:
+        """The answer to EHLO, by whether the session is encrypted, and the line
+        that offers AUTH (or none)."""
+        reply = self._ehlo.get((tls, auth))
+        if reply is None:
+            more = [b"STARTTLS"] if self.starttls and not tls else []
+            if auth:
+                more.append(auth)
+            reply = self._ehlo[tls, auth] = Reply(250, *self._extensions, *more)
+        return reply
+
+    def starttls_refusal(self, tls: bool, argument: bytes) -> Reply | None:
+        """Why STARTTLS is not done now (RFC 3207 §4), ``None`` if it is."""
+        if tls:
+            return replies.TLS_ALREADY
+        if not self.starttls:
+            return replies.UNIMPLEMENTED
+        return replies.TLS_PARAMETER if argument.strip() else None
 
 
 class Driver(Protocol):
@@ -70,6 +94,11 @@ class Driver(Protocol):
     def relay_abort(self) -> None:
         """The transaction is given up: the backend must see no final dot.
         Nothing that was asked is answered any more."""
+
+    def start_tls(self, discarded: int) -> None:
+        """The client's next bytes are a handshake; then
+        :meth:`Dialogue.tls_started`, or the connection is closed.  So many bytes
+        came behind STARTTLS and were thrown away."""
 
     def message_refused(self, reply: Reply) -> None:
         """The message was heard to its end and refused with ``reply``."""

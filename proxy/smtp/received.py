@@ -20,13 +20,15 @@ def received_line(
     client: str,
     hostname: bytes,
     protocol: bytes,
+    tls: bytes,
     session: str,
     when: datetime,
 ) -> bytes:
     """``Received: from ... by ... with ... id ...; date`` with its CRLF.
 
-    ``client`` is the peer's address as text, ``when`` is aware of its zone.  A
-    HELO name that is not a name is left out: it could be anything.
+    ``client`` is the peer's address as text, ``tls`` the version and cipher of an
+    encrypted session, ``when`` is aware of its zone.  A HELO name that is not a
+    name is left out: it could be anything.
     """
     address = _literal(client)
     name = helo if _HELO.fullmatch(helo) else address
@@ -34,10 +36,17 @@ def received_line(
         name,
         address,
         hostname,
-        protocol,
+        protocol + b" (" + tls + b")" if tls else protocol,
         session.encode("ascii"),
         _date(when.replace(microsecond=0)),
     )
+
+
+def protocol_name(extended: bool, tls: bytes) -> bytes:
+    """RFC 3848; it has no name for HELO in an encrypted session."""
+    if not extended:
+        return b"SMTP"
+    return b"ESMTPS" if tls else b"ESMTP"
 
 
 @functools.lru_cache(maxsize=4)

@@ -17,6 +17,11 @@ SYNTAX = Reply(555, b"5.5.4 syntax error")
 MAIL_FIRST = Reply(503, b"5.5.1 MAIL first")
 RCPT_FIRST = Reply(503, b"5.5.1 RCPT first")
 
+# RFC 3207 §4.
+TLS_READY = Reply(220, b"2.0.0 ready to start TLS")
+TLS_ALREADY = Reply(503, b"5.5.1 TLS is active already")
+TLS_PARAMETER = Reply(501, b"5.5.4 STARTTLS takes no parameter")
+
 # Not qmail's: it would read such a command otherwise than we do.
 CONTROL_CHARACTER = Reply(501, b"5.5.2 control character in command")
 LINE_TOO_LONG = Reply(500, b"5.5.2 command line too long")

@@ -1,17 +1,18 @@
-"""Where a session stands, and what it has promised.
+"""Where a session stands.
 
-Knows: names only.  Used by the dialogue and by whoever watches one.
+Knows: names only.  Set by the dialogue, read by whoever drives it.
 
-States::
+What each state has promised::
 
-    COMMAND   nothing beyond the replies already given
-    ASKING    a recipient's verdict, or the backend's word, is awaited;
-              later input is held
-    MESSAGE   354 was said, with the backend's 354 behind it
-    REFUSED   the message is read to its end, then refused; the backend has
-              seen no final dot and will not
-    ENDED     the dot was passed on: the backend may or may not have the mail
-    CLOSED    nothing more is said
+    COMMAND    nothing beyond the replies already given
+    ASKING     a recipient's verdict, or the backend's word, is awaited;
+               later input is held
+    MESSAGE    354 was said, with the backend's 354 behind it
+    REFUSED    the message is read to its end, then refused; the backend has
+               seen no final dot and will not
+    ENDED      the dot was passed on: the backend may or may not have the mail
+    SWITCHING  a TLS handshake is under way; input is held
+    CLOSED     nothing more is said
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class State(enum.Enum):
     MESSAGE = "message"
     REFUSED = "refused"
     ENDED = "ended"
+    SWITCHING = "switching"
     CLOSED = "closed"
 
 
 UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
-"""States in which a client that is left has to send again."""
+"""A client that is left now would have to send again."""

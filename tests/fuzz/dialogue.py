@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from itertools import cycle
 
 from proxy.smtp import replies
-from proxy.smtp.dialogue import Dialogue, State
+from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Banner, Limits, Pending
 from proxy.smtp.path import read_path
 from proxy.smtp.reply import Reply
+from proxy.smtp.state import State
 from tests.fuzz.address import CONTROL
 from tests.fuzz.reply import LINE
 from tests.fuzz.targets import pieces
@@ -119,6 +120,9 @@ class _World:
     def message_refused(self, reply: Reply) -> None:
         assert not reply.positive
         assert not self.in_message
+
+    def start_tls(self, discarded: int) -> None:
+        raise AssertionError("it was not offered")
 
     def limit_reached(self, limit: str) -> None:
         """Nothing to check."""

@@ -16,6 +16,8 @@ from tests.live.process import PATIENCE, Settings, run, serving
 from tests.live.process import write_config as write
 from tests.live.test_serve import codes_for
 from tests.live.test_workers import children
+from tests.support.certificates import NAME, client_context, issued
+from tests.support.certificates import write as write_pair
 from tests.support.smtp_client import RawClient
 
 
@@ -204,6 +206,26 @@ async def test_d_socket_activation(
     async with again:
         assert await waiting.code() == 220
         await waiting.close()
+
+
+async def test_a_socket_for_tls_from_the_start(
+    tmp_path: Path, settings: Settings, listening: socket.socket
+) -> None:
+    certificate, key = write_pair(tmp_path, "mx", issued(NAME))
+    pair = {"tls.certificates": [certificate], "tls.keys": [key]}
+    with socket.create_server(("127.0.0.1", 0)) as encrypted:
+        served_by = serving(
+            tmp_path,
+            {**settings, **pair},
+            {"LISTEN_FDNAMES": "smtps:smtp"},
+            within=handing_over(encrypted, listening),
+            pass_fds=[encrypted.fileno(), listening.fileno()],
+        )
+        async with served_by as served:
+            assert await codes_for(served, b"alice@example.test") == [250]
+            async with await RawClient.connect(encrypted.getsockname()[1]) as client:
+                await client.start_tls(client_context())
+                assert await client.code() == 220
 
 
 async def test_d_socket_activation_meant_for_another_process(

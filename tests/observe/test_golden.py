@@ -54,6 +54,8 @@ EVENTS: list[events.Event] = [
     events.LimitHit("s", "192.0.2.9", "unknown_per_session"),
     events.Turned("192.0.2.9", "connections"),
     events.PressureChanged(1, 3000, 4000),
+    events.TlsStarted("s", "192.0.2.9", "TLSv1.3", "TLS_AES_256_GCM_SHA384", 0),
+    events.TlsFailed("s", "192.0.2.9", "wrong version number", "info"),
     events.Disconnected("s", "192.0.2.9", "quit", 1.5, 3, 2, 1),
 ]
 

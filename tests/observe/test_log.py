@@ -101,6 +101,8 @@ EVENTS: list[events.Event] = [
     ),
     events.BackendFailed("s1", "127.0.0.1:2525", "connect", "refused"),
     events.LimitHit("s1", "192.0.2.9", "message_size"),
+    events.TlsStarted("s1", "192.0.2.9", "TLSv1.3", "TLS_AES_256_GCM_SHA384", 7),
+    events.TlsFailed("s1", "192.0.2.9", "wrong version number", "debug"),
     events.Notice("error", "something"),
     events.PressureChanged(1, 3000, 4000),
 ]
@@ -183,7 +185,7 @@ def test_lines_parse_back(event: events.Event) -> None:
     assert pairs.pop("time") == "2026-11-23T00:00:00.123Z"
     level = pairs.pop("level")
     assert pairs.pop("event") == lines._SHAPES[type(event)].name
-    if isinstance(event, events.Notice):
+    if isinstance(event, events.Notice | events.TlsFailed):
         assert level == event.level
         pairs["level"] = level
     assert pairs == expected(event)

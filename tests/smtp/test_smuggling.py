@@ -10,8 +10,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.smtp import replies
-from proxy.smtp.dialogue import State
 from proxy.smtp.driver import Limits, Pending
+from proxy.smtp.state import State
 from tests.support.driver import MemoryDriver, codes
 from tests.support.sequences import NAMED, has_bare_lf
 

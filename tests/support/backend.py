@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ class FakeQmail:
     receive_buffer: int = 0  # bytes that the kernel takes for it; 0: as usual
     gate: asyncio.Event | None = None  # awaited before the final reply
     judge: Callable[[bytes], Behaviour | None] | None = None  # of RCPT's argument
+    context: ssl.SSLContext | None = None  # with it, STARTTLS is offered,
+    implicit: bool = False  # or TLS comes first
 
     async def start(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,7 +74,12 @@ class FakeQmail:
         sock = socket.create_server(("127.0.0.1", self.port))
         if self.receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
-        self._server = await asyncio.start_server(self._serve, sock=sock, limit=1 << 24)
+        self._server = await asyncio.start_server(
+            self._serve,
+            sock=sock,
+            limit=1 << 24,
+            ssl=self.context if self.implicit else None,
+        )
         self.port = sock.getsockname()[1]
 
     def hang_up(self, *, reset: bool = False) -> None:
@@ -119,6 +127,7 @@ _QUIET = (
     _Ended,
     asyncio.CancelledError,
     asyncio.IncompleteReadError,
+    ssl.SSLError,
 )
 
 
@@ -154,6 +163,9 @@ class _Session:
             self.helo = line.partition(b" ")[2]
             self.mail = None
             extensions = [b"PIPELINING"] if self.fake.pipelining else []
+            context = self.fake.context
+            if context and self.writer.get_extra_info("sslcontext") is None:
+                extensions.append(b"STARTTLS")
             text = b"250 fake\r\n"
             if verb == b"EHLO":
                 lines = [b"fake", *extensions, b"8BITMIME"]
@@ -166,6 +178,9 @@ class _Session:
                 self.mail = line.partition(b" ")[2]
         elif verb == b"RCPT":
             await self.rcpt(line)
+        elif verb == b"STARTTLS" and self.fake.context is not None:
+            await self.say("STARTTLS", b"220 go on\r\n")
+            await self.writer.start_tls(self.fake.context)
         elif verb == b"DATA":
             await self.data()
         elif verb == b"RSET":

@@ -25,6 +25,7 @@ class MemoryDriver:
         limits: Limits | None = None,
         size: int = 0,
         late: bool = False,
+        starttls: bool = False,
     ) -> None:
         self.sent = b""
         self.closed = False
@@ -40,7 +41,9 @@ class MemoryDriver:
         self.mails: list[bytes | None] = []
         self.relayed: list[bytes] = []
         self._decide = decide or (lambda recipient: Pending.ACCEPTED)
-        self.dialogue = Dialogue(self, Banner(b"mx.test", size), limits or Limits())
+        self.discarded: list[int] = []  # a handshake begins
+        banner = Banner(b"mx.test", size, starttls=starttls)
+        self.dialogue = Dialogue(self, banner, limits or Limits())
         self.dialogue.start()
 
     def feed(self, data: bytes) -> bytes:
@@ -92,6 +95,9 @@ class MemoryDriver:
         self.body += piece
         self.dots += 1
         self._owe("dot")
+
+    def start_tls(self, discarded: int) -> None:
+        self.discarded.append(discarded)
 
     def relay_abort(self) -> None:
         self.aborts += 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from proxy import privileges
-from proxy.config.model import Process
+from proxy.config.process import Process
 
 T = TypeVar("T")
 _NOBODY = "65534"

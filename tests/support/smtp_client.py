@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from types import TracebackType
 
@@ -72,6 +73,18 @@ class RawClient:
             return await asyncio.wait_for(self.reader.read(), self.TIMEOUT)
         except ConnectionError:
             return b""
+
+    async def start_tls(self, context: ssl.SSLContext, name: str = "") -> None:
+        """The handshake alone; STARTTLS is the caller's to send."""
+        await asyncio.wait_for(
+            self.writer.start_tls(context, server_hostname=name or "mx.example.test"),
+            self.TIMEOUT,
+        )
+
+    async def encrypt(self, context: ssl.SSLContext, name: str = "") -> None:
+        """STARTTLS, its 220, the handshake."""
+        assert (await self.command(b"STARTTLS"))[:3] == b"220"
+        await self.start_tls(context, name)
 
     def half_close(self) -> None:
         self.writer.write_eof()

@@ -1,0 +1,49 @@
+"""``backstop check``, TLS's part: can the certificates be used, and for how long?
+
+Knows: which of it ``serve`` does with root's rights, and which as the user that
+it becomes.  Knows not: what may be wrong with a certificate (``certificates``).
+Called by ``check``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from proxy.certificates import (
+    TlsError,
+    backend_context,
+    expires_soon,
+    files,
+    server_tls,
+)
+from proxy.config import Config
+from proxy.finding import ERROR, WARNING, Finding, Settings
+
+
+def check_tls(config: Config, settings: Settings) -> Iterator[Finding]:
+    """What keeps it from starting; asked with the rights that we have."""
+    try:
+        tls = server_tls(config)
+        soon = expires_soon(tls, time.time())
+        if soon:
+            key = ("tls", "certificates")
+            yield settings.finding(WARNING, key, soon, "renew it, then send HUP")
+    except TlsError as error:
+        yield settings.finding(ERROR, error.key, error.what, error.remedy)
+    try:
+        backend_context(config.backend)
+    except TlsError as error:
+        yield settings.finding(ERROR, error.key, error.what, error.remedy)
+
+
+def check_reload(config: Config, settings: Settings) -> Iterator[Finding]:
+    """What keeps a HUP from working; asked as the user that serves."""
+    for path in files(config):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            what = f"{path}: that user may not read it ({error.strerror})"
+            key = ("tls", "keys" if path in config.tls.keys else "certificates")
+            yield settings.finding(WARNING, key, what, "let it, or HUP will fail")
