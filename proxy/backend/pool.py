@@ -51,6 +51,12 @@ class BackendSettings:
         return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
 
 
+def _same_place(one: BackendSettings, other: BackendSettings) -> bool:
+    """A context is made anew at every HUP: its files may be others."""
+    same_context = one.context is other.context and one.starttls == other.starttls
+    return same_context and str(one) == str(other)
+
+
 # A connection is not used for ever: leaks in old servers stay small.
 _USES_MAX = 1000
 _AGE_MAX = 600.0
@@ -94,9 +100,9 @@ class Backend:
         return len(self._live)
 
     def use(self, settings: BackendSettings) -> None:
-        """Other settings from now on.  Where they name another place, no
-        connection to the old one serves a further session."""
-        if str(settings) != str(self.settings):
+        """Other settings from now on.  Where they name another place, or another
+        way to encrypt, no connection of before serves a further session."""
+        if not _same_place(settings, self.settings):
             self.up, self.trouble = None, ""
             for channel in self._live:
                 channel.used = _USES_MAX
@@ -191,7 +197,7 @@ class Backend:
             channel.discard()
 
     async def _open(self, on_channel: OnChannel, on_failure: OnFailure) -> None:
-        breaker, place = self._breaker, str(self.settings)
+        breaker, place = self._breaker, self.settings
         attempt = breaker.admit(self.now())
         if attempt is Attempt.FORBIDDEN:
             on_failure("breaker", f"not tried again yet: {self.trouble}")
@@ -216,7 +222,7 @@ class Backend:
         self.up = True
         self.trouble = ""
         channel = Channel(client, transport, self.now())
-        if place != str(self.settings):  # another one, while it was opened
+        if not _same_place(place, self.settings):  # another one, while it was opened
             channel.used = _USES_MAX
         self._live.add(channel)
         on_channel(channel)
