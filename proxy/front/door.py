@@ -23,6 +23,7 @@ from proxy.front.pace import Pace
 from proxy.front.pressure import Patience, Pressure, limits_under
 from proxy.front.tls import ServerTls
 from proxy.front.trusted import NOBODY, Trusted
+from proxy.front.writes import Writes
 from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
 from proxy.rules.engine import Engine
 from proxy.smtp import replies
@@ -95,6 +96,7 @@ class Door:
         self._clock = clock or self.loop.time
         self.tls: ServerTls | None = None
         self.sessions: set[Session] = set()
+        self.writes = Writes(self.loop, self._closed)
         self._common = common
         self._harvest = Harvest()
         self._pressure = Pressure(0)
@@ -224,7 +226,9 @@ class Door:
 
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""
-        transport.close()
+        self.writes.close(transport)
+
+    def _closed(self, transport: asyncio.Transport) -> None:
         if transport.get_write_buffer_size():
             self._lingering.append((self.now + _LINGER_SECONDS, transport))
 

@@ -45,6 +45,7 @@ class Encrypted:
         assert tls is not None  # else it was not offered
         self._discarded = discarded
         self._reading = True  # whatever was before: the handshake reads
+        self._door.writes.now(self._socket)
         self._handshake = Handshake(
             tls,
             self._socket,
