@@ -54,7 +54,7 @@ def run(config: Config, reload: Reload) -> int:
     try:
         sockets = _sockets(config, log.notice)
         notifier = Notifier(os.environ, config.process.readiness_fd)
-        rights = privileges.settle(config.process)
+        rights = privileges.settle(config.process, assemble.needs(config))
 
         def tell(what: str, text: str) -> None:
             if what == "ready":

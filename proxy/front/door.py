@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.pool import Backend
+from proxy.front.admission import Admit
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import Observer, Turned
 from proxy.rules.engine import Engine
@@ -35,7 +36,7 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.
+    ``trusted`` may relay.  ``admit`` is asked what tcp.smtp says of a client.
     """
 
     connections: int = 4000
@@ -45,6 +46,7 @@ class DoorSettings:
     announced_size: int = 0
     received: bool = True
     trusted: Trusted = NOBODY
+    admit: Admit | None = None
     session: Limits = field(default_factory=Limits)
 
 
@@ -134,6 +136,11 @@ class Door:
         empty, so that nothing is appended to addresses, or not set."""
         trusted = self.settings.trusted
         return b"" if trusted and client in trusted else None
+
+    def turn_away(self, session: Session, client: str, why: str) -> None:
+        """A session that was let in is not wanted after all."""
+        self.leave(session, client)
+        self._turned(client, why)
 
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""
