@@ -194,8 +194,7 @@ class Backend:
             elif channel not in kept and channel.deadline < now:
                 self._live.discard(channel)
                 channel.drop(f"{channel.step}: no answer in time")
-        if self._reach.programs.count:
-            self._reach.programs.sweep()
+        self._reach.programs.sweep()
 
     async def close(self) -> None:
         """End every connection and every attempt at one."""

@@ -13,16 +13,16 @@ import os
 import sys
 import tempfile
 
-DOMAINS = (b"example.test",)
+DOMAINS = (b"example.test", b"virt.test", b"more.test")
 
 
 class Lines:
     """Lines from descriptor 0; nothing is read ahead of a reply that is owed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rest = b""
 
-    def next(self):
+    def next(self) -> bytes:
         while b"\n" not in self.rest:
             data = os.read(0, 65536)
             if not data:
@@ -32,15 +32,18 @@ class Lines:
         return line.removesuffix(b"\r")
 
 
-def say(text):
-    os.write(1, text + b"\r\n")
+def say(text: bytes) -> None:
+    try:
+        os.write(1, text + b"\r\n")
+    except OSError:  # die_write() of qmail-smtpd.c
+        sys.exit(1)
 
 
-def address(argument):
+def address(argument: bytes) -> bytes:
     return argument.partition(b"<")[2].partition(b">")[0]
 
 
-def received(helo):
+def received(helo: bytes) -> bytes:
     host = os.environb.get(b"TCPREMOTEHOST", b"unknown")
     ip = os.environb.get(b"TCPREMOTEIP", b"unknown")
     name = b" (HELO " + helo + b")" if helo.lower() != host.lower() else b""
@@ -48,18 +51,19 @@ def received(helo):
     return b"Received: from " + host + name + b" (" + ip + b")\n  by " + local + b"\n"
 
 
-def serve(directory):
-    lines, helo, sender, recipients = Lines(), b"", None, []
+def serve(directory: str) -> None:
+    lines, helo, sender = Lines(), b"", b""
+    recipients: list[bytes] = []
     relay = os.environb.get(b"RELAYCLIENT")
     say(b"220 standin ESMTP")
     while True:
         verb, _, argument = lines.next().partition(b" ")
         verb = verb.upper()
         if verb in (b"EHLO", b"HELO"):
-            helo, sender, recipients = argument, None, []
+            helo, sender, recipients = argument, b"", []
             say(b"250-standin\r\n250-PIPELINING\r\n250 8BITMIME")
         elif verb == b"RSET":
-            sender, recipients = None, []
+            sender, recipients = b"", []
             say(b"250 flushed")
         elif verb == b"MAIL":
             sender, recipients = address(argument), []
@@ -78,7 +82,7 @@ def serve(directory):
                 message += line.removeprefix(b".") + b"\n"
             envelope = b"F%s\n" % sender + b"".join(b"T%s\n" % r for r in recipients)
             keep(directory, envelope + received(helo) + message)
-            sender, recipients = None, []
+            sender, recipients = b"", []
             say(b"250 ok 1 qp 2")
         elif verb == b"QUIT":
             say(b"221 standin")
@@ -87,7 +91,7 @@ def serve(directory):
             say(b"502 unimplemented")
 
 
-def keep(directory, content):
+def keep(directory: str, content: bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=directory, prefix="mail-", suffix=".part")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
