@@ -93,18 +93,20 @@ def start_problem(config: Config, host: QmailHost) -> str:
     except (KernelError, CannotTell) as error:
         path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
         return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
-    return relay_problem(config, host) or tcprules_problem(config)
+    if trouble := tcprules_trouble(config):
+        remedy = "make it with tcprules, or take the key out"
+        return f"listen.tcprules: {trouble} ({remedy})"
+    return relay_problem(config, host)
 
 
-def tcprules_problem(config: Config) -> str:
+def tcprules_trouble(config: Config) -> str:
     """Why no client could be let in; ``""`` if there are no rules, or good ones."""
     if config.listen.tcprules is None:
         return ""
     try:
         tcprules(config).look("127.0.0.1")
     except TcpRulesError as error:
-        remedy = "make it with tcprules, or take listen.tcprules out"
-        return f"listen.tcprules: {error} ({remedy})"
+        return str(error)
     return ""
 
 
