@@ -273,7 +273,10 @@ class Backend:
             port=settings.port if named else None,
             socket_path=settings.path or None if reached is None else None,
             sock=reached.sock if reached is not None else None,
-            timeout=settings.connect_timeout,
+            # What stands before qmail-smtpd may ask DNS before it greets.
+            timeout=settings.command_timeout
+            if settings.command
+            else settings.connect_timeout,
             # Else the library asks the resolver for our name, in a thread.
             local_hostname=self.hostname.decode("ascii", "replace"),
             start_tls=False,

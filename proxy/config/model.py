@@ -130,12 +130,12 @@ class Backend(Ways, Section):
     connect_timeout: Seconds = Field(
         default=10.0,
         description="Seconds for a connection and its greeting. After it the client"
-        " is told to come again (451).",
+        " is told to come again (451). With command: for a place among those that run.",
     )
     command_timeout: Seconds = Field(
         default=60.0,
-        description="Seconds for the answer to MAIL, RCPT and DATA. Raise it if"
-        " qmail-smtpd is patched to do slow look-ups there.",
+        description="Seconds for the answer to MAIL, RCPT and DATA, and for a command's"
+        " greeting. Raise it if qmail-smtpd is patched to do slow look-ups there.",
     )
     data_timeout: Seconds = Field(
         default=120.0,

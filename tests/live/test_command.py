@@ -273,6 +273,37 @@ async def test_a_hup_cannot_give_set_id_programs_back(
         await served.said("backend.command is new")
 
 
+async def test_a_program_may_ask_dns_before_it_greets(
+    tmp_path: Path, settings: Settings, mails: Path
+) -> None:
+    script = "sleep 0.5; exec " + shlex.join(standin(mails))
+    slow = {**settings, "backend.command": ["sh", "-c", script]}
+    slow["backend.connect_timeout"] = 0.1
+    async with serving(tmp_path, slow) as served:
+        assert (await one(served, "127.0.0.1")).startswith(b"250")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_program_begins_with_the_usual_signals(
+    tmp_path: Path, settings: Settings, mails: Path, workers: int
+) -> None:
+    """None is blocked or ignored that matters."""
+    script = "grep -E '^Sig(Blk|Ign)' /proc/self/status >&2; "
+    script += "ls /proc/self/fd | tr '\\n' ' ' >&2; echo >&2; "
+    script += "exec " + shlex.join(standin(mails))
+    shown = {**settings, "backend.command": ["sh", "-c", script]}
+    shown["listen.workers"] = workers
+    async with serving(tmp_path, shown) as served:
+        assert (await one(served, "127.0.0.1")).startswith(b"250")
+        assert (await served.said("command: SigBlk")).endswith("0" * 16 + '"')
+        # Workers leave INT to their parent, and nobody sends it to programs.
+        ignored = "0" * 15 + ("0" if workers == 1 else "2")
+        assert (await served.said("command: SigIgn")).endswith(ignored + '"')
+        # And no descriptor of ours; 3 is ls' own.
+        await served.said('text="command: 0 1 2 3 "')
+    assert len(kept(mails)) == 1
+
+
 # rblsmtpd, which looks at TCPREMOTEIP and asks DNS.
 
 
