@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.netspaces import CLIENTS, HOST, Wire, tcpserver, wired
-from tests.live.process import Settings, run, serving, write_config
+from tests.live.netspaces import CLIENTS, HOST, Wire, tcpserver, wants_namespaces, wired
+from tests.live.process import Settings, environment, run, serving, write_config
 from tests.live.surroundings import NOBODY, NOT_ALLOWED, as_nobody, modules
 from tests.live.test_real_qmail import _LINES
 from tests.support.small_host import lay_out
@@ -167,3 +167,44 @@ async def test_transparent_without_the_right_does_not_start(tmp_path: Path) -> N
     assert status == 2
     assert "backend.transparent = true: Operation not permitted" in errors
     assert "CAP_NET_RAW" in errors
+
+
+_REACH = """
+import asyncio, socket
+from proxy.backend.client import Client
+from proxy.backend.pool import BackendSettings
+from proxy.backend.reach import Reach
+
+async def main():
+    with socket.socket(socket.AF_INET6) as backend:
+        backend.bind(("::1", 2525))
+        backend.listen()
+        backend.settimeout(20)
+        way = BackendSettings(host="::1", port=2525, transparent=True)
+        for address in ("2001:db8::9", "192.0.2.4", ""):
+            client = Client(address, 4711, "", 0)
+            reached = await Reach(b"x", lambda: 0.0, print)(way, client)
+            connection, peer = backend.accept()
+            print(peer[0])
+            connection.close()
+            reached.sock.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_ipv6_and_where_the_two_differ() -> None:
+    """An IPv6 client comes from its own address; others from ours."""
+    wants_namespaces()
+    script = (
+        "ip link set lo up; ip -6 route add local default dev lo table 100;"
+        " ip -6 rule add from ::1 iif lo ipproto tcp sport 2525 lookup 100;"
+        ' exec "$@"'
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--net", "sh", "-c", script, "sh", sys.executable, "-c", _REACH),
+        stdout=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert out.decode().split() == ["2001:db8::9", "::1", "::1"]
