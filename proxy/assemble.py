@@ -15,13 +15,16 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from proxy import capabilities
 from proxy.config import Config
 from proxy.front.trusted import Trusted
+from proxy.privileges import Needs
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.percenthack import opened_domains
+from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
 from proxy.rules.engine import Engine
 from proxy.rules.qmail import QmailRule
@@ -29,6 +32,7 @@ from proxy.rules.verdict import OnRuleError
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.pool import BackendSettings
+    from proxy.front.admission import Admit
     from proxy.front.door import DoorSettings
 
 T = TypeVar("T")
@@ -89,7 +93,21 @@ def start_problem(config: Config, host: QmailHost) -> str:
     except (KernelError, CannotTell) as error:
         path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
         return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
+    if trouble := tcprules_trouble(config):
+        remedy = "make it with tcprules, or take the key out"
+        return f"listen.tcprules: {trouble} ({remedy})"
     return relay_problem(config, host)
+
+
+def tcprules_trouble(config: Config) -> str:
+    """Why no client could be let in; ``""`` if there are no rules, or good ones."""
+    if config.listen.tcprules is None:
+        return ""
+    try:
+        tcprules(config).look("127.0.0.1")
+    except TcpRulesError as error:
+        return str(error)
+    return ""
 
 
 def trouble(host: QmailHost) -> str:
@@ -144,6 +162,66 @@ def trusted(config: Config) -> Trusted:
     return Trusted(config.relay.trusted)
 
 
+def admit(config: Config, tell: Callable[[str], None]) -> Admit | None:
+    """What asks ``listen.tcprules``; ``None`` without it.  ``tell`` hears why
+    the file cannot be read, each time that it is another reason."""
+    from proxy.front.admission import DENIED, UNREADABLE, Admission
+
+    if config.listen.tcprules is None:
+        return None
+    rules = tcprules(config)
+    told = ""
+
+    def ask(client: str) -> Admission:
+        nonlocal told
+        try:
+            ruling = rules.look(client)
+        except TcpRulesError as error:
+            if told != str(error):
+                told = str(error)
+                tell(f"listen.tcprules: every client is told 421: {error}")
+            return Admission(UNREADABLE)
+        told = ""
+        return Admission(DENIED if ruling.denied else "", ruling.variables)
+
+    return ask
+
+
+def tcprules(config: Config) -> TcpRules:
+    """``listen.tcprules``, which must be set."""
+    assert config.listen.tcprules is not None
+    view = DirectoryView(os.fsencode(config.qmail.root))
+    return TcpRules(view, _bytes(config.listen.tcprules))
+
+
+def needs(config: Config) -> Needs:
+    """Which rights serving needs."""
+    backend = config.backend
+    return Needs(set_id=backend.command is not None, addresses=backend.transparent)
+
+
+def backend_problem(config: Config, before: Config | None = None) -> str:
+    """Why the backend cannot be used as it is configured, in words; ``before``
+    is the configuration that the process was started with or has now."""
+    backend = config.backend
+    if backend.transparent:
+        from proxy.backend.reach import transparent_trouble
+
+        if trouble := transparent_trouble():
+            return (
+                f"backend.transparent = true: {trouble}: connections from other hosts'"
+                " addresses need Linux and CAP_NET_RAW (start as root, or give the"
+                " service that capability; after a HUP, restart it)"
+            )
+    new = before is not None and before.backend.command is None
+    if backend.command and new and capabilities.new_privileges_forbidden():
+        return (
+            "backend.command is new, and set-id programs such as qmail-queue do not"
+            " work in this process any more (restart the service)"
+        )
+    return ""
+
+
 def backend_settings(config: Config) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
@@ -166,10 +244,17 @@ def backend_settings(config: Config) -> BackendSettings:
         kept_seconds=backend.pool_age,
         breaker_failures=backend.breaker_failures,
         breaker_seconds=backend.breaker_seconds,
+        command=backend.command or (),
+        command_concurrency=backend.command_concurrency,
+        transparent=backend.transparent,
+        send_proxy=backend.send_proxy or "",
+        identify=backend.identify or "",
     )
 
 
-def door_settings(config: Config, host: QmailHost) -> DoorSettings:
+def door_settings(
+    config: Config, host: QmailHost, admission: Admit | None = None
+) -> DoorSettings:
     """Bounds of the client's side."""
     from proxy.front.door import DoorSettings
     from proxy.front.harvest import HarvestSettings
@@ -196,6 +281,7 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
         received=config.message.received,
         trusted=trusted(config),
         harvest=harvest if limits.harvest_defence else None,
+        admit=admission,
         session=Limits(
             command_length=limits.command_length,
             commands=limits.commands_per_session,

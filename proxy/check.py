@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -100,6 +101,11 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
             "is where the front door itself listens",
             "run qmail-smtpd on another port and name that",
         )
+    command = config.backend.command
+    if command is not None and shutil.which(command[0]) is None:
+        what = "the front door's user finds no such program that it may run"
+        remedy = f"name {shown(command[0])} by its whole path"
+        yield settings.finding(ERROR, ("backend", "command"), what, remedy)
     path = config.backend.unix_path
     if path is not None:
         what, remedy = "", ""
@@ -110,6 +116,9 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
             remedy = "let it write there (chmod, or setfacl -m u:USER:w)"
         if what:
             yield settings.finding(WARNING, ("backend", "address"), what, remedy)
+    if trouble := assemble.tcprules_trouble(config):
+        remedy = "make it with tcprules, or take the key out"
+        yield settings.finding(ERROR, ("listen", "tcprules"), trouble, remedy)
     if config.status.address:
         status = read_address(config.status.address)
         if any(_meet(one, status, local) for one in listen):

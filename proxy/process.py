@@ -66,7 +66,7 @@ def run(config: Config, reload: Reload) -> int:
         notifier = Notifier(os.environ, config.process.readiness_fd)
         # While everything may be read.
         tls = certificates.server_tls(config)
-        rights = privileges.settle(config.process)
+        rights = privileges.settle(config.process, assemble.needs(config))
 
         def tell(what: str, text: str) -> None:
             if what == "ready":

@@ -14,9 +14,10 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from proxy import __version__, assemble
+from proxy import __version__, assemble, capabilities
 from proxy.backend.pool import Backend
 from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
@@ -118,14 +119,16 @@ class Service:
         config = self.config
         host = assemble.qmail_host(config)
         problem = assemble.start_problem(config, host)
-        if problem:
+        if problem := problem or assemble.backend_problem(config):
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self._limited, self.metrics, self.recent]
         observer = _all(observers)
         tls = self._share.tls if self._share else server_tls(config)
         self._sockets = self._own_sockets()
-        self.backend = Backend(assemble.backend_settings(config), hostname)
+        self.backend = Backend(
+            assemble.backend_settings(config), hostname, say=self.log.notice
+        )
         self.metrics.backend_up = self._backend_up
         share = self._share
         board = share.board if share else None
@@ -176,7 +179,7 @@ class Service:
             backend,
             self.log.notice,
             relay.interlock_interval,
-            trusting=bool(relay.trusted),
+            trusting=_trusting(self.config),
         )
         self.interlock = interlock
         self.metrics.interlock = lambda: interlock.state
@@ -184,6 +187,8 @@ class Service:
     def _say_trouble(self, host: QmailHost) -> None:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
+        if self.config.backend.command and capabilities.new_privileges_forbidden():
+            self.log.notice("warning", _NO_SET_ID)
         if self._first:
             soon = expires_soon(self.door.tls if self.door else None, time.time())
             if soon:
@@ -241,7 +246,7 @@ class Service:
             config = self._reload()
             host = assemble.qmail_host(config)
             problem = assemble.start_problem(config, host)
-            if problem:
+            if problem := problem or assemble.backend_problem(config, self.config):
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
             behind = assemble.backend_settings(config)
@@ -259,7 +264,7 @@ class Service:
         if self.interlock is not None:
             relay = config.relay
             self.interlock.configure(
-                relay.interlock_interval, trusting=bool(relay.trusted)
+                relay.interlock_interval, trusting=_trusting(config)
             )
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
@@ -358,7 +363,8 @@ class Service:
     def _door_settings(
         self, config: Config, host: QmailHost, tls: ServerTls | None
     ) -> DoorSettings:
-        settings = assemble.door_settings(config, host)
+        admission = assemble.admit(config, partial(self.log.notice, "error"))
+        settings = assemble.door_settings(config, host, admission)
         fit = connections_that_fit(settings.connections)
         if fit < settings.connections:
             text = (
@@ -410,7 +416,21 @@ class Service:
             self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
         text = f"qmail-backstop {__version__} serves {where}, mode {self.config.mode}"
-        self.log.notice("info", f"{text}, backend {self.config.backend.address}")
+        self.log.notice("info", f"{text}, backend {self.config.backend.shown}")
+
+
+_NO_SET_ID = (
+    "backend.command: set-id programs do not work here (no_new_privs), and qmail-queue"
+    " is one: qmail-smtpd will answer 451 (set NoNewPrivileges=no in the systemd unit)"
+)
+
+
+def _trusting(config: Config) -> bool:
+    """Whether the backend has to relay for our own address: not where it sees
+    the client's."""
+    backend = config.backend
+    known = backend.command or backend.transparent or backend.send_proxy
+    return bool(config.relay.trusted) and not (known or backend.identify == "xclient")
 
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -279,6 +279,21 @@ def test_a_socket_that_is_not_there(
     assert told.startswith("warning: environment: BACKSTOP_BACKEND__ADDRESS = ")
 
 
+def test_a_command_and_rules_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lay_out(tmp_path)
+    path.write_text(path.read_text().replace("address", "command"))
+    monkeypatch.setenv("BACKSTOP_BACKEND__COMMAND", "/no/such/program x")
+    monkeypatch.setenv("BACKSTOP_LISTEN__TCPRULES", "/etc/tcp.smtp.cdb")
+    status, output = run(path)
+    assert status == 1
+    command, rules = grave(output, tmp_path)
+    assert command.startswith("error: environment: BACKSTOP_BACKEND__COMMAND = ")
+    assert command.endswith('name "/no/such/program" by its whole path')
+    assert "/etc/tcp.smtp.cdb: No such file" in rules
+
+
 def test_no_qmail_there(tmp_path: Path) -> None:
     path = config(tmp_path)
     status, output = run(path)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from proxy.backend import identity
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
 from proxy.backend.pool import Backend
@@ -231,7 +232,10 @@ class Conversation:
             channel.offered = frozenset(
                 line.partition(b" ")[0].upper() for line in reply.lines[1:]
             )
-            self._begin()
+            if self._backend.settings.identify:
+                self._introduce(channel, reply.lines[1:])
+            else:
+                self._begin()
         elif 400 <= reply.code < 600 and reply.code != 421:
             channel.offered = frozenset()
             channel.helo = None
@@ -240,10 +244,38 @@ class Conversation:
             self._confused("EHLO", reply)
 
     def _helo_answered(self, reply: Reply) -> None:
-        if reply.code == 250:
-            self._begin()
-        else:
+        if reply.code != 250:
             self._confused("HELO", reply)
+        elif self._backend.settings.identify:
+            assert self._channel is not None
+            self._introduce(self._channel, ())
+        else:
+            self._begin()
+
+    def _introduce(self, channel: Channel, offers: Sequence[bytes]) -> None:
+        """Say who the client is, once a connection (XCLIENT), or see whether it
+        may be said with each message (XFORWARD)."""
+        identify = self._backend.settings.identify
+        channel.identity = identity.attributes(identify.upper().encode(), offers)
+        client = self._client
+        if identify == "xforward" or channel.introduced or client is None:
+            self._begin()
+        elif b"ADDR" in channel.identity:
+            channel.introduced = True
+            command = identity.xclient(client, self._helo, channel.identity)
+            self._ask((command, self._introduced))
+        else:  # mail would pass for ours, which may have other rights
+            self._backend.discard(channel)
+            self._forget_channel()
+            why = "the backend does not offer XCLIENT ADDR to us"
+            self._fail(replies.BACKEND_CONFUSED, "EHLO", why)
+
+    def _introduced(self, reply: Reply) -> None:
+        """It begins anew: with a greeting, and then EHLO."""
+        if reply.code == 220:
+            self._ask((b"EHLO " + (self._helo or self._backend.hostname), self._ehlo))
+        else:
+            self._confused("XCLIENT", reply)
 
     def _begin(self) -> None:
         self._ready = True
@@ -262,6 +294,9 @@ class Conversation:
         if self._reset_first:
             self._reset_first = False
             commands.insert(0, (b"RSET", self._reset_answered))
+        if channel.identity and self._client is not None and not channel.introduced:
+            told = identity.xforward(self._client, self._helo, channel.identity)
+            commands.insert(len(commands) - 1, (told, self._forwarded))
         commands += [(self._rcpt(rcpt), self._rcpt_answered) for rcpt in self._asked]
         self._ask(*commands)
 
@@ -271,6 +306,11 @@ class Conversation:
     def _reset_answered(self, reply: Reply) -> None:
         if not reply.positive:
             self._confused("RSET", reply)
+
+    def _forwarded(self, reply: Reply) -> None:
+        """Only the backend's log knows less if it is refused."""
+        if not reply.positive and not _is_refusal(reply):
+            self._confused("XFORWARD", reply)
 
     def _mailed(self, reply: Reply) -> None:
         if reply.code == 250:

@@ -8,6 +8,7 @@ by ``conversation``; made by the service.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,19 @@ import aiosmtplib
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
+from proxy.backend.program import CannotStart, NoPlace, Say
+from proxy.backend.reach import Reach, Reached
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; times in seconds.
 
-    ``host`` and ``port``, or ``path`` of a Unix socket.  With ``context``, the
-    connection is encrypted: after STARTTLS, or from the start.  The times are shorter
+    ``host`` and ``port``, or ``path`` of a Unix socket, or ``command``, a program
+    to be run for each client, ``command_concurrency`` at a time.  With ``context``,
+    the connection is encrypted: after STARTTLS, or from the start.  ``transparent``
+    connects from the client's own address; ``send_proxy`` ("v1", "v2") and
+    ``identify`` ("xclient", "xforward") tell of it.  The times are shorter
     than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
     connections are kept for ``kept_seconds``.  After ``breaker_failures``
     attempts to connect that failed in a row, none is made for
@@ -45,8 +51,25 @@ class BackendSettings:
     kept_seconds: float = 30.0
     breaker_failures: int = 5
     breaker_seconds: float = 2.0
+    command: tuple[str, ...] = ()
+    command_concurrency: int = 40
+    transparent: bool = False
+    send_proxy: str = ""
+    identify: str = ""
+
+    @property
+    def reaches(self) -> bool:
+        """Whether connecting takes more than a connection."""
+        return bool(self.command or self.transparent or self.send_proxy)
+
+    @property
+    def per_client(self) -> bool:
+        """Whether a connection is one client's, and nobody else's after it."""
+        return self.reaches or self.identify == "xclient"
 
     def __str__(self) -> str:
+        if self.command:
+            return f"command:{shlex.join(self.command)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
 
@@ -58,6 +81,10 @@ _AGE_MAX = 600.0
 OnChannel = Callable[[Channel], None]
 OnFailure = Callable[[str, str], None]
 """Gets the step (``connect``, or ``breaker`` where none was tried) and why."""
+
+
+def _say_nothing(level: str, text: str) -> None:
+    """A :data:`~proxy.backend.program.Say` without a log."""
 
 
 class Backend:
@@ -73,7 +100,9 @@ class Backend:
         settings: BackendSettings,
         hostname: bytes,
         clock: Callable[[], float] | None = None,
+        say: Say = _say_nothing,
     ) -> None:
+        """``say`` hears what programs write to standard error."""
         self.settings = settings
         self.hostname = hostname
         self.up: bool | None = None
@@ -86,6 +115,7 @@ class Backend:
         self._loop = asyncio.get_running_loop()
         self.now = clock or self._loop.time
         """Deadlines are held against it, in seconds."""
+        self._reach = Reach(hostname, self.now, say)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
 
     @property
@@ -96,7 +126,7 @@ class Backend:
     def use(self, settings: BackendSettings) -> None:
         """Other settings from now on.  Where they name another place, no
         connection to the old one serves a further session."""
-        if str(settings) != str(self.settings):
+        if _place(settings) != _place(self.settings):
             self.up, self.trouble = None, ""
             for channel in self._live:
                 channel.used = _USES_MAX
@@ -126,7 +156,7 @@ class Backend:
 
         The task may be cancelled; then neither is, unless it is too late.
         """
-        task = self._loop.create_task(self._open(on_channel, on_failure))
+        task = self._loop.create_task(self._open(client, on_channel, on_failure))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return task
@@ -136,7 +166,7 @@ class Backend:
         channel.owner = None
         channel.used += 1
         young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
-        good = channel.usable and young
+        good = channel.usable and young and not self.settings.per_client
         if good and len(self._idle) < self.settings.kept:
             # While it is idle, the time of its release.
             channel.deadline = self.now()
@@ -170,6 +200,7 @@ class Backend:
             elif channel not in kept and channel.deadline < now:
                 self._live.discard(channel)
                 channel.drop(f"{channel.step}: no answer in time")
+        self._reach.programs.sweep()
 
     async def close(self) -> None:
         """End every connection and every attempt at one."""
@@ -182,6 +213,7 @@ class Backend:
         for channel in list(self._live):
             self._end(channel)
         self._idle.clear()
+        await self._reach.programs.close()
 
     def _end(self, channel: Channel) -> None:
         self._live.discard(channel)
@@ -190,47 +222,95 @@ class Backend:
         else:
             channel.discard()
 
-    async def _open(self, on_channel: OnChannel, on_failure: OnFailure) -> None:
-        breaker, place = self._breaker, str(self.settings)
+    async def _open(
+        self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
+    ) -> None:
+        breaker, settings = self._breaker, self.settings
         attempt = breaker.admit(self.now())
         if attempt is Attempt.FORBIDDEN:
             on_failure("breaker", f"not tried again yet: {self.trouble}")
             return
-        client = self._client()
+        reached: Reached | None = None
         try:
-            await client.connect()
+            if settings.reaches:
+                reached = await self._reach(settings, client)
+            smtp = self._client(reached)
+            await smtp.connect()
             # uvloop's transports are not registered as asyncio's.
-            transport = cast(asyncio.Transport | None, client.transport)
+            transport = cast(asyncio.Transport | None, smtp.transport)
             if transport is None or transport.is_closing():
                 raise ConnectionError("the backend closed the connection")
-        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-            breaker.failed(attempt, self.now())
-            self.up = False
-            self.trouble = f"connect: {error}"
-            on_failure("connect", self.trouble)
-            return
+        except NoPlace as error:
+            breaker.abandoned(attempt)  # the backend is there: too many of us
+            on_failure("connect", str(error))
+        except _TROUBLE as error:
+            _give_up(reached)
+            why = f"connect: {error or type(error).__name__}"
+            late = isinstance(error, TimeoutError) and not settings.command
+            if reached is not None and not (late or _about_tls(error)):
+                # It is there.  Its greeting is about this one client.
+                breaker.succeeded()
+            else:
+                breaker.failed(attempt, self.now())
+                self.up = False
+                self.trouble = why
+            on_failure("connect", why)
         except asyncio.CancelledError:
+            _give_up(reached)
             breaker.abandoned(attempt)
             raise
-        breaker.succeeded()
-        self.up = True
-        self.trouble = ""
-        channel = Channel(client, transport, self.now())
-        if place != str(self.settings):  # another one, while it was opened
-            channel.used = _USES_MAX
-        self._live.add(channel)
-        on_channel(channel)
+        else:
+            breaker.succeeded()
+            self.up = True
+            self.trouble = ""
+            channel = Channel(smtp, transport, self.now())
+            if reached is not None and reached.program is not None:
+                reached.program.connection = channel
+            if _place(settings) != _place(self.settings):  # another, meanwhile
+                channel.used = _USES_MAX
+            self._live.add(channel)
+            on_channel(channel)
 
-    def _client(self) -> aiosmtplib.SMTP:
+    def _client(self, reached: Reached | None) -> aiosmtplib.SMTP:
         settings = self.settings
+        named = not settings.path and not settings.command
         return aiosmtplib.SMTP(
-            hostname=None if settings.path else settings.host,
-            port=None if settings.path else settings.port,
-            socket_path=settings.path or None,
-            timeout=settings.connect_timeout,
+            # Where there is a socket already, its certificate's name.
+            hostname=settings.host if named else None,
+            port=settings.port if named and reached is None else None,
+            socket_path=settings.path or None if reached is None else None,
+            sock=reached.sock if reached is not None else None,
+            # What stands before qmail-smtpd may ask DNS before it greets.
+            timeout=settings.command_timeout
+            if settings.command
+            else settings.connect_timeout,
             # Else the library asks the resolver for our name, in a thread.
             local_hostname=self.hostname.decode("ascii", "replace"),
             start_tls=settings.context is not None and settings.starttls,
             use_tls=settings.context is not None and not settings.starttls,
             tls_context=settings.context,
         )
+
+
+_TROUBLE = (aiosmtplib.SMTPException, CannotStart, OSError, ValueError)
+
+
+def _about_tls(error: BaseException) -> bool:
+    """Whether it failed for want of STARTTLS or of a good certificate, which is
+    the same for every client."""
+    wanting = type(error) is aiosmtplib.SMTPException
+    return wanting or isinstance(error.__cause__ or error, ssl.SSLError)
+
+
+def _place(settings: BackendSettings) -> tuple[str, bool, str, str]:
+    """What a connection was made for: another place, or another way to it."""
+    way = settings.transparent, settings.send_proxy, settings.identify
+    return str(settings), *way
+
+
+def _give_up(reached: Reached | None) -> None:
+    """No connection came of it."""
+    if reached is not None:
+        reached.sock.close()
+        if reached.program is not None:
+            reached.program.given_up = True

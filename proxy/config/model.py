@@ -6,6 +6,7 @@ Knows: names, types, defaults, texts.  Knows not: where values come from.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -35,6 +36,7 @@ from proxy.config.values import (
     split_list,
     tables,
 )
+from proxy.config.ways import Ways
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: ``("limits", "connections")``, ``("rules", 0, "type")``."""
@@ -69,6 +71,14 @@ class Listen(Section):
         description="Processes that share the listening addresses. One serves"
         " thousands of connections; raise it when one CPU is busy all the time."
         " Limits hold for all of them together, and metrics are added up.",
+    )
+    tcprules: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/tcp.smtp.cdb"],
+        description="A file of tcprules, below qmail.root, asked once a session by the"
+        " client's address as tcpserver -x does. deny: the client is told 554."
+        " RELAYCLIENT: it may relay. All variables are in the environment of"
+        " backend.command. A file that cannot be read: 421. Default: none.",
     )
 
     @property
@@ -117,9 +127,10 @@ class Qmail(Section):
     )
 
 
-class Backend(Section):
+class Backend(Ways, Section):
     """qmail-smtpd on its other port, where accepted mail goes. It must not be
-    reachable from outside, or the front door can be walked around."""
+    reachable from outside, or the front door can be walked around. Or, instead of
+    a port, qmail-smtpd as a program for each client."""
 
     address: BackendAddress = Field(
         default="127.0.0.1:2525",
@@ -147,12 +158,12 @@ class Backend(Section):
     connect_timeout: Seconds = Field(
         default=10.0,
         description="Seconds for a connection and its greeting. After it the client"
-        " is told to come again (451).",
+        " is told to come again (451). With command: for a place among those that run.",
     )
     command_timeout: Seconds = Field(
         default=60.0,
-        description="Seconds for the answer to MAIL, RCPT and DATA. Raise it if"
-        " qmail-smtpd is patched to do slow look-ups there.",
+        description="Seconds for the answer to MAIL, RCPT and DATA, and for a command's"
+        " greeting. Raise it if qmail-smtpd is patched to do slow look-ups there.",
     )
     data_timeout: Seconds = Field(
         default=120.0,
@@ -188,14 +199,21 @@ class Backend(Section):
     )
 
     @property
+    def shown(self) -> str:
+        """Where accepted mail goes, in words."""
+        return self.address if self.command is None else shlex.join(self.command)
+
+    @property
     def unix_path(self) -> str | None:
         """The socket's path, if ``address`` is one."""
-        return self.address.removeprefix(UNIX) if self._is_unix else None
+        is_unix = self.command is None and self._is_unix
+        return self.address.removeprefix(UNIX) if is_unix else None
 
     @property
     def tcp(self) -> Address | None:
         """Host and port, if ``address`` is such."""
-        return None if self._is_unix else read_address(self.address)
+        other = self.command is not None or self._is_unix
+        return None if other else read_address(self.address)
 
     @property
     def verifies_tls(self) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.pool import Backend
+from proxy.front.admission import Admit
 from proxy.front.client import client_key, client_number
 from proxy.front.common import DELIVERED, GUESSED, Column
 from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
@@ -48,7 +49,8 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.  ``connections`` and ``connections_per_client`` are
+    ``trusted`` may relay.  ``admit`` is asked what tcp.smtp says of a client.
+    ``connections`` and ``connections_per_client`` are
     for all workers together, ``connections_here`` for this one.  ``data_rate``
     in bytes a second.  Without ``harvest`` nobody is suspected of guessing.
     With ``tls``, STARTTLS is offered.
@@ -66,6 +68,7 @@ class DoorSettings:
     trusted: Trusted = NOBODY
     harvest: HarvestSettings | None = None
     tls: ServerTls | None = None
+    admit: Admit | None = None
     session: Limits = field(default_factory=Limits)
 
 
@@ -221,6 +224,11 @@ class Door:
         empty, so that nothing is appended to addresses, or not set."""
         trusted = self.settings.trusted
         return b"" if trusted and client in trusted else None
+
+    def turn_away(self, session: Session, client: str, why: str) -> None:
+        """A session that was let in is not wanted after all."""
+        self.leave(session, client)
+        self._turned(client, why)
 
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""

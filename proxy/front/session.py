@@ -19,8 +19,9 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
-from proxy.backend.client import Client
+from proxy.backend.client import Client, Variables
 from proxy.backend.conversation import Conversation
+from proxy.front.admission import Admit
 from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
 from proxy.front.encrypted import Encrypted
@@ -63,6 +64,7 @@ class Session(Encrypted, SMTP):
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
         self._relayclient: bytes | None = None
+        self._variables: Variables = ()
         self._id = ""
         self._began = 0.0
         self._why = "client"
@@ -95,6 +97,9 @@ class Session(Encrypted, SMTP):
             self._socket.close()
             return
         self._relayclient = door.relayclient(self._client)
+        admit = door.settings.admit
+        if admit is not None and not self._admitted(admit):
+            return
         self._id = door.next_id()
         self._began = door.loop.time()
         self._oldest = door.oldest()
@@ -301,7 +306,27 @@ class Session(Encrypted, SMTP):
         for name in ("peername", "sockname"):
             end = self._socket.get_extra_info(name)
             ends += end[:2] if isinstance(end, tuple) else ("", 0)
-        return Client(*ends)
+        variables = self._variables
+        if self._relayclient is not None:
+            variables = (*variables, (b"RELAYCLIENT", self._relayclient))
+        client = Client(*ends)
+        return client._replace(variables=variables, extended=self._dialogue.extended)
+
+    def _admitted(self, admit: Admit) -> bool:
+        """Take what tcp.smtp says of the client; false if it is turned away."""
+        admission = admit(self._client)
+        if admission.refused:
+            self._gone = True
+            self._door.turn_away(self, self._client, admission.refused)
+            if not self.implicit:
+                self._socket.write(admission.reply.wire)
+            self._door.shut(self._socket)
+            return False
+        self._variables = admission.variables
+        relayclient = admission.relayclient
+        if relayclient is not None:
+            self._relayclient = relayclient
+        return True
 
     # Inside: verdicts.
 

@@ -31,7 +31,7 @@ class Disconnected(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """A connection was turned away at the door, with 421."""
+    """A connection was turned away at the door, with 421 or 554."""
 
     client: str
     limit: str

@@ -62,7 +62,7 @@ TABLE = (
         "backstop_turned_away_total",
         "counter",
         ("limit",),
-        "Connections answered 421 at the door, by the limit that was reached.",
+        "Connections answered 421 or 554 at the door, by the reason.",
     ),
     Entry(
         "backstop_tls_sessions_total",

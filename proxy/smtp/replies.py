@@ -39,6 +39,7 @@ TOO_SLOW = Reply(421, b"4.4.2 message too slow, closing connection")
 TOO_OLD = Reply(421, b"4.4.2 session too long, connect again")
 IDLE = Reply(421, b"4.4.2 timeout, closing connection")
 TOO_MANY_CONNECTIONS = Reply(421, b"4.3.2 too many connections, try again later")
+DENIED = Reply(554, b"5.7.1 no mail is taken from your address")
 SHUTTING_DOWN = Reply(421, b"4.3.2 service not available, try again later")
 
 NO_SUCH_RECIPIENT = Reply(550, b"5.1.1 no such recipient here")
