@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.config import Config
+from proxy.config.model import Backend as BackendKeys
 from proxy.front.trusted import Trusted
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
@@ -28,6 +29,7 @@ from proxy.rules.qmail import QmailRule
 from proxy.rules.verdict import OnRuleError
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
+    from proxy.backend.choice import Place
     from proxy.backend.pool import BackendSettings
     from proxy.front.door import DoorSettings
 
@@ -144,11 +146,25 @@ def trusted(config: Config) -> Trusted:
     return Trusted(config.relay.trusted)
 
 
-def backend_settings(config: Config) -> BackendSettings:
+def places(config: Config) -> list[Place]:
+    """Every backend, with the domains that it serves."""
+    from proxy.backend.choice import Place
+
+    return [
+        Place(
+            backend_settings(backend),
+            frozenset(map(_bytes, backend.domains)),
+            backend.weight,
+            backend.backup,
+        )
+        for backend in config.backend
+    ]
+
+
+def backend_settings(backend: BackendKeys) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take."""
     from proxy.backend.pool import BackendSettings
 
-    backend = config.backend
     tcp = backend.tcp
     return BackendSettings(
         host=tcp.host if tcp else "",
@@ -162,6 +178,8 @@ def backend_settings(config: Config) -> BackendSettings:
         kept_seconds=backend.pool_age,
         breaker_failures=backend.breaker_failures,
         breaker_seconds=backend.breaker_seconds,
+        connections=backend.connections,
+        connection_wait=backend.connection_wait,
     )
 
 

@@ -16,19 +16,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
-from proxy.backend.pool import Backend
+from proxy.backend.choice import Backends
 from proxy.config import Config, ConfigError
 from proxy.front.descriptors import connections_that_fit
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
-from proxy.interlock import Interlock
 from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
 from proxy.observe.metrics import Metrics
 from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
+from proxy.watch import Watch
 from proxy.workers import Board
 
 _SWEEP_SECONDS = 1.0
@@ -85,8 +85,8 @@ class Service:
         self.metrics = Metrics(__version__)
         self.recent = Recent()
         self.door: Door | None = None
-        self.backend: Backend | None = None
-        self.interlock: Interlock | None = None
+        self.backends: Backends | None = None
+        self.watch: Watch | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -110,11 +110,13 @@ class Service:
         observers: list[Observer] = [self.log, self.metrics, self.recent]
         observer = _all(observers)
         self._sockets = self._own_sockets()
-        self.backend = Backend(assemble.backend_settings(config), hostname)
-        self.metrics.backend_up = self._backend_up
+        self.backends = Backends(assemble.places(config), hostname)
+        self.watch = watch = Watch(self.backends, self.log.notice)
+        self.metrics.backend_up = lambda: not watch.not_ready()
+        self.metrics.backends = watch.numbers
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
-            backend=self.backend,
+            backends=self.backends,
             observer=observer,
             hostname=hostname,
             settings=self._door_settings(config, host),
@@ -133,7 +135,7 @@ class Service:
             self.addresses.append(shown(sock))
         self._listening = True
         await self._start_status(config.status.address)
-        self._start_interlock(self.backend)
+        self._start_interlock(watch)
         self._sweep()
         self._started = True
         self._say_started()
@@ -144,18 +146,11 @@ class Service:
         """Alone, or the one of several workers that does what one should do."""
         return self._share is None or not self._share.worker
 
-    def _start_interlock(self, backend: Backend) -> None:
-        if not self._first:
-            return
-        relay = self.config.relay
-        interlock = Interlock(
-            backend,
-            self.log.notice,
-            relay.interlock_interval,
-            trusting=bool(relay.trusted),
-        )
-        self.interlock = interlock
-        self.metrics.interlock = lambda: interlock.state
+    def _start_interlock(self, watch: Watch) -> None:
+        if self._first:
+            relay = self.config.relay
+            watch.ask(relay.interlock_interval, trusting=bool(relay.trusted))
+            self.metrics.interlock = lambda: watch.interlock_state
 
     def _say_trouble(self, host: QmailHost) -> None:
         if trouble := assemble.trouble(host):
@@ -204,8 +199,8 @@ class Service:
 
     def _reloaded(self) -> str:
         """Do it; what there is to say of it."""
-        door, backend = self.door, self.backend
-        if self._reload is None or door is None or backend is None:
+        door, watch = self.door, self.watch
+        if self._reload is None or door is None or watch is None:
             return ""
         try:
             config = self._reload()
@@ -222,14 +217,14 @@ class Service:
             self._configuration = text.splitlines()[0]
             return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
-        backend.use(assemble.backend_settings(config))
+        relay = config.relay
+        watch.use(
+            assemble.places(config),
+            relay.interlock_interval,
+            trusting=bool(relay.trusted),
+        )
         kept = _restart_only(self.config, config)
         self.config = config
-        if self.interlock is not None:
-            relay = config.relay
-            self.interlock.configure(
-                relay.interlock_interval, trusting=bool(relay.trusted)
-            )
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
         self._configuration = "reloaded"
@@ -241,8 +236,8 @@ class Service:
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
         self._listening = False
-        if self.interlock is not None:
-            self.interlock.close()
+        if self.watch is not None:
+            self.watch.close()
         for server in self._servers:
             server.close()
         if self._share is None or not self._share.inherited:
@@ -254,8 +249,8 @@ class Service:
             await self._drain(self.door)
         if self._timer is not None:
             self._timer.cancel()
-        if self.backend is not None:
-            await self.backend.close()
+        if self.backends is not None:
+            await self.backends.close()
         if self._status is not None:
             await self._status.stop()
         if self._started:
@@ -287,8 +282,8 @@ class Service:
         self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
-            if self.interlock is not None and self._listening:
-                self.interlock.tick()
+            if self.watch is not None:
+                self.watch.tick(serving=self._listening)
             loop = self.door.loop
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -310,16 +305,18 @@ class Service:
             raise StartError(bind_trouble("status.address", where, error)) from error
 
     def _info(self) -> StatusInfo:
-        backend = self.backend
+        watch = self.watch
+        first, *more = watch.states() if watch else (("", "not asked yet"),)
         return StatusInfo(
             version=__version__,
             mode=self.config.mode,
             addresses=tuple(self.addresses),
-            backend=str(backend.settings) if backend else "",
-            backend_state=self._backend_state(),
+            backend=first[0],
+            backend_state=first[1],
             configuration=self._configuration,
-            relaying=self.interlock.shown if self.interlock else "not asked",
-            warning=self.interlock.warning if self.interlock else "",
+            relaying=watch.relaying if watch else "not asked",
+            warning=watch.warning if watch else "",
+            more_backends=tuple(more),
         )
 
     def _door_settings(self, config: Config, host: QmailHost) -> DoorSettings:
@@ -340,23 +337,11 @@ class Service:
             return self.metrics
         return self.metrics.with_others(share.board.others(share.worker))
 
-    def _backend_up(self) -> bool:
-        """Believed in until it has failed, as ``/readyz`` does."""
-        return self.backend is not None and self.backend.up is not False
-
-    def _backend_state(self) -> str:
-        backend = self.backend
-        if backend is None or backend.up is None:
-            return "not asked yet"
-        return "up" if backend.up else f"down: {backend.trouble}"
-
     def _readiness(self) -> str:
         """Why not, or ``""`` when ready."""
         if not self._listening:
             return "not listening"
-        if self.backend is not None and self.backend.up is False:
-            return f"backend {self.backend.settings}: {self.backend.trouble}"
-        return ""
+        return self.watch.not_ready() if self.watch else ""
 
     def _rule_failed(self, rule: str, error: Exception) -> None:
         self.log.notice("error", f"rule {rule}: {type(error).__name__}: {error}")
@@ -367,7 +352,8 @@ class Service:
             self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
         text = f"qmail-backstop {__version__} serves {where}, mode {self.config.mode}"
-        self.log.notice("info", f"{text}, backend {self.config.backend.address}")
+        backends = [backend.address for backend in self.config.backend]
+        self.log.notice("info", f"{text}, backend {' '.join(backends)}")
 
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

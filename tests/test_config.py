@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from proxy.config import Address, Config, ConfigError, load, read_address
-from proxy.config.model import key_paths
+from proxy.config.keys import key_paths
 from proxy.config_docs import example
 
 HERE = pathlib.Path(__file__).parent
@@ -45,7 +45,7 @@ def test_a_file_with_backend_and_rules_serves(tmp_path: pathlib.Path) -> None:
     assert config.source == path
     assert config.model_dump() == Config().model_dump()
     assert config.listen.sockets == (Address("0.0.0.0", 25), Address("::", 25))
-    assert config.backend.tcp == Address("127.0.0.1", 2525)
+    assert config.backend[0].tcp == Address("127.0.0.1", 2525)
 
 
 def test_it_cannot_be_changed() -> None:
@@ -107,11 +107,11 @@ class TestWhere:
         missing = told.splitlines()[1:]
         assert len(missing) == 3
         pathlib.Path("config.toml").write_text("\n".join(missing))
-        assert load(None, {}).backend.address == "127.0.0.1:2525"
+        assert load(None, {}).backend[0].address == "127.0.0.1:2525"
 
     def test_the_environment_can_be_the_whole_configuration(self) -> None:
         config = load(None, {"BACKSTOP_BACKEND__ADDRESS": "qmail:25"})
-        assert config.backend.address == "qmail:25"
+        assert config.backend[0].address == "qmail:25"
         assert config.source is None
 
     def test_a_file_that_is_named_must_be_there(self) -> None:
@@ -151,7 +151,7 @@ class TestEnvironment:
         path = written(tmp_path, SMALLEST)
         name = "BACKSTOP_BACKEND__ADDRESS"
         config = load(path, {f"{name}_FILE": str(tmp_path / "secret")})
-        assert config.backend.unix_path == "/run/smtpd"
+        assert config.backend[0].unix_path == "/run/smtpd"
         both = {name: "a:1", f"{name}_FILE": str(tmp_path / "secret")}
         assert error_of(path, both) == (
             f"environment: {name}_FILE: {name} is set too: unset one of them"

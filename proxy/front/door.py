@@ -1,6 +1,6 @@
 """What all client sessions of one process share.
 
-Knows: the rules, the backend, the caps on connections, the coarse clock that
+Knows: the rules, the backends, the caps on connections, the coarse clock that
 times sessions out.  Knows not: the dialogue.  Made by the service; used by
 every :class:`~proxy.front.session.Session`.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from proxy.backend.pool import Backend
+from proxy.backend.choice import Backends
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import Observer, Turned
 from proxy.rules.engine import Engine
@@ -60,13 +60,13 @@ class Door:
         self,
         *,
         engine: Engine,
-        backend: Backend,
+        backends: Backends,
         observer: Observer,
         hostname: bytes,
         settings: DoorSettings,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.backend = backend
+        self.backends = backends
         self.observer = observer
         self.loop = asyncio.get_running_loop()
         self._clock = clock or self.loop.time
@@ -153,7 +153,7 @@ class Door:
                 self._lingering.append((deadline, transport))
             else:
                 transport.abort()
-        self.backend.sweep()
+        self.backends.sweep()
 
     def _turned(self, client: str, limit: str) -> str:
         self.observer(Turned(client, limit))

@@ -22,6 +22,7 @@ from aiosmtpd.smtp import SMTP
 from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
 from proxy.front.door import Door
+from proxy.front.elsewhere import ELSEWHERE
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
@@ -166,9 +167,7 @@ class Session(SMTP):
 
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
-        if conversation is None:
-            conversation = Conversation(self._door.backend, self, self._who())
-            self._conversation = conversation
+        assert conversation is not None  # by _served
         self._arguments.append(argument)
         dialogue = self._dialogue
         conversation.recipient(dialogue.helo, dialogue.mail_argument or b"", argument)
@@ -215,7 +214,11 @@ class Session(SMTP):
         if not reply.positive:
             self._door.observer(
                 BackendRefusedRecipient(
-                    self._id, self._client, read_path(argument), reply.text
+                    self._id,
+                    self._client,
+                    read_path(argument),
+                    reply.text,
+                    self._backend,
                 )
             )
         self._dialogue.recipient_answered(reply)
@@ -236,14 +239,17 @@ class Session(SMTP):
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
         self._blocked = False  # there is nothing left to wait for
-        backend = str(self._door.backend.settings)
-        self._door.observer(BackendFailed(self._id, backend, step, why))
+        self.backend_passed_over(step, why)
         state = self._dialogue.state
         if state is State.ENDED:
             self._report_message("unknown", reply.text, why)
         if not self._gone:
             self._dialogue.relay_failed(reply)
             self._after()
+
+    def backend_passed_over(self, step: str, why: str) -> None:
+        backend = self._backend
+        self._door.observer(BackendFailed(self._id, backend, step, why))
 
     def relay_blocked(self) -> None:
         self._blocked = True
@@ -272,6 +278,8 @@ class Session(SMTP):
 
     def _decided(self, recipient: bytes, verdict: Verdict) -> Reply | Pending:
         dialogue = self._dialogue
+        if verdict.kind is Kind.ACCEPT and not self._served(recipient):
+            verdict = ELSEWHERE
         self._recipients += 1
         self._door.observer(
             RecipientDecided(
@@ -292,6 +300,25 @@ class Session(SMTP):
             return Pending.ACCEPTED
         self._refused += 1
         return verdict.reply
+
+    def _served(self, recipient: bytes) -> bool:
+        """Have the transaction served by the recipient's backends; ``False``
+        if it has recipients at others."""
+        group, conversation = self._door.backends.group(recipient), self._conversation
+        if conversation is None:
+            self._conversation = Conversation(group, self, self._who())
+            return True
+        if group is conversation.group:
+            return True
+        if not conversation.turn_to(group):
+            return False
+        if not self._dialogue.accepted:
+            self._dialogue.broken = None  # those that failed are not asked again
+        return True
+
+    @property
+    def _backend(self) -> str:
+        return str(self._conversation.backend) if self._conversation else ""
 
     # Inside: messages.
 
@@ -321,6 +348,7 @@ class Session(SMTP):
                 reason,
                 not self._gone,
                 self._door.loop.time() - self._message_began,
+                self._backend,
             )
         )
 

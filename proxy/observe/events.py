@@ -65,6 +65,7 @@ class BackendRefusedRecipient(NamedTuple):
     client: str
     recipient: bytes
     reply: str
+    backend: str = ""
 
 
 class MessageEnded(NamedTuple):
@@ -86,6 +87,7 @@ class MessageEnded(NamedTuple):
     reason: str
     heard: bool
     seconds: float
+    backend: str = ""
 
 
 class BackendFailed(NamedTuple):

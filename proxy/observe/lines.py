@@ -97,7 +97,7 @@ class _Shape(NamedTuple):
 
 
 # Shown only where they say something.
-_OPTIONAL = frozenset({"observed", "undecided"})
+_OPTIONAL = frozenset({"observed", "undecided", "backend"})
 
 
 def _show(name: str, kind: type) -> Show:

@@ -119,14 +119,40 @@ TABLE = (
         "backstop_backend_up",
         "gauge",
         (),
-        "1 if the backend is believed usable, else 0.",
+        "1 if the backend is believed usable, else 0. With several: if for every "
+        "domain one is.",
+    ),
+    Entry(
+        "backstop_backend_usable",
+        "gauge",
+        ("backend",),
+        "1 if this backend is believed usable, else 0.",
+    ),
+    Entry(
+        "backstop_backend_connections",
+        "gauge",
+        ("backend",),
+        "Connections to this backend that are open now, idle ones included.",
+    ),
+    Entry(
+        "backstop_backend_failed_total",
+        "counter",
+        ("backend",),
+        "Failures to use this backend, those included after which another one "
+        "took the message.",
+    ),
+    Entry(
+        "backstop_backend_interlock_state",
+        "gauge",
+        ("backend", "state"),
+        "As backstop_interlock_state, for this backend.",
     ),
     Entry(
         "backstop_interlock_state",
         "gauge",
         ("state",),
         "1 for what is known of the backend relaying for us (relays, refuses, "
-        "unknown, off), 0 for the others.",
+        "unknown, off), 0 for the others. With several: relays if one does.",
     ),
     Entry(
         "backstop_reloads_total",
@@ -173,12 +199,30 @@ _COUNTED = (
     "backend_refused",
     "messages",
     "backend_failures",
+    "backend_failed",
     "limits_hit",
     "reloads",
 )
 
 INTERLOCK_STATES = ("relays", "refuses", "unknown", "off")
 """What :mod:`proxy.interlock` may say."""
+
+
+class BackendNumbers(NamedTuple):
+    """One backend as it is now; ``interlock`` is of :data:`INTERLOCK_STATES`."""
+
+    name: str
+    up: bool
+    connections: int
+    interlock: str
+
+    def with_another(self, other: BackendNumbers | None) -> BackendNumbers:
+        """The same backend, seen twice; the interlock is what this one says."""
+        if other is None:
+            return self
+        up, connections = self.up and other.up, self.connections + other.connections
+        return BackendNumbers(self.name, up, connections, self.interlock)
+
 
 _Counts = dict[tuple[str, ...], int]
 
@@ -207,6 +251,7 @@ class Metrics:
     ) -> None:
         self.backend_up = backend_up
         self.interlock: Callable[[], str] = lambda: "off"
+        self.backends: Callable[[], Sequence[BackendNumbers]] = lambda: ()
         self._version = version
         self.started = now()
         self.connections = 0
@@ -219,6 +264,7 @@ class Metrics:
         self.backend_refused = _zeros("4xx", "5xx", "other")
         self.messages = _zeros("accepted", "refused", "deferred", "unknown", "aborted")
         self.backend_failures: _Counts = {}
+        self.backend_failed: _Counts = {}
         self.limits_hit: _Counts = {}
         self.reloads = _zeros("taken", "failed")
         self.current = True  # the configuration
@@ -247,6 +293,7 @@ class Metrics:
             _count(self.limits_hit, event.limit)
         elif isinstance(event, BackendFailed):
             _count(self.backend_failures, event.step)
+            _count(self.backend_failed, event.backend)
 
     def _recipient(self, event: RecipientDecided) -> None:
         _count(self.recipients, event.verdict, event.rule)
@@ -274,6 +321,7 @@ class Metrics:
         for name in _COUNTED:
             shown[name] = [[*labels, n] for labels, n in getattr(self, name).items()]
         up, current = self.backend_up(), self.current
+        shown["backends"] = [list(each) for each in self.backends()]
         return shown | {"started": self.started, "up": up, "current": current}
 
     def with_others(self, others: Sequence[Mapping[str, Any]]) -> Metrics:
@@ -285,6 +333,7 @@ class Metrics:
         total.backend_up = lambda: up
         total.current = all(each["current"] for each in everybody)
         total.interlock = self.interlock  # the process that shows them asks
+        total.backends = lambda: _added(everybody)
         for each in everybody:
             total.add(each)
         return total
@@ -314,12 +363,39 @@ class Metrics:
             "backstop_backend_failures_total": self.backend_failures,
             "backstop_limits_hit_total": self.limits_hit,
             "backstop_backend_up": {(): 1 if self.backend_up() else 0},
+            **self._by_backend(),
             "backstop_interlock_state": _one_of(INTERLOCK_STATES, self.interlock()),
             "backstop_reloads_total": self.reloads,
             "backstop_configuration_current": {(): 1 if self.current else 0},
             "backstop_build_info": {(self._version,): 1},
             "backstop_start_time_seconds": {(): self.started},
         }
+
+    def _by_backend(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
+        backends = self.backends()
+        failed = _zeros(*(each.name for each in backends)) | self.backend_failed
+        return {
+            "backstop_backend_usable": {(b.name,): int(b.up) for b in backends},
+            "backstop_backend_connections": {
+                (b.name,): b.connections for b in backends
+            },
+            "backstop_backend_failed_total": failed,
+            "backstop_backend_interlock_state": {
+                (b.name, *state): value
+                for b in backends
+                for state, value in _one_of(INTERLOCK_STATES, b.interlock).items()
+            },
+        }
+
+
+def _added(snapshots: Sequence[Mapping[str, Any]]) -> list[BackendNumbers]:
+    """What every process says of its backends, as one; the first one asks."""
+    found: dict[str, BackendNumbers] = {}
+    for snapshot in reversed(snapshots):
+        for each in snapshot["backends"]:
+            one = BackendNumbers(*each)
+            found[one.name] = one.with_another(found.get(one.name))
+    return list(reversed(found.values()))
 
 
 def _one_of(states: Sequence[str], state: str) -> dict[tuple[str, ...], float]:

@@ -50,7 +50,6 @@ class Dialogue:
         "_buffer",
         "_asked",
         "_banner",
-        "_broken",
         "_driver",
         "_limits",
         "_outbox",
@@ -61,6 +60,7 @@ class Dialogue:
         "_why",
         "_working",
         "accepted",
+        "broken",
         "extended",
         "helo",
         "mail_argument",
@@ -80,7 +80,7 @@ class Dialogue:
         self._stream: MessageStream | None = None
         self._asked = b""
         self._relayed = False
-        self._broken: Reply | None = None
+        self.broken: Reply | None = None
         self._paused = False
         self._skipping = False
         self._working = False
@@ -186,7 +186,7 @@ class Dialogue:
         """
         # Recipients that were accepted are lost with it: DATA, and further
         # recipients of this transaction, must not be refused for good.
-        self._broken = reply
+        self.broken = reply
         self._relayed = False
         if self._outbox.waiting:
             self._outbox.fill_all(reply)
@@ -345,8 +345,8 @@ class Dialogue:
             if verdict.permanent:
                 self.unknown += 1
             return
-        if self._broken is not None:
-            self._answer(self._broken)
+        if self.broken is not None:
+            self._answer(self.broken)
             return
         self._relayed = True
         self._outbox.keep_place()
@@ -365,8 +365,8 @@ class Dialogue:
             self._answer(replies.MAIL_FIRST)
         elif not self.accepted:
             self._answer(replies.RCPT_FIRST)
-        elif self._broken is not None:
-            self._answer(self._broken)
+        elif self.broken is not None:
+            self._answer(self.broken)
             self._forget_transaction()
         else:
             self.state = State.ASKING
@@ -407,7 +407,7 @@ class Dialogue:
         self.refusal = None
         self._stream = None
         self._relayed = False
-        self._broken = None
+        self.broken = None
 
     # Output.
 
