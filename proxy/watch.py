@@ -98,7 +98,8 @@ class Watch:
                 backend.connections,
                 interlock.state if interlock else OFF,
             )
-            found[one.name] = one.with_another(found.get(one.name))
+            before = found.get(one.name)
+            found[one.name] = before.with_another(one) if before else one
         return list(found.values())
 
     @property

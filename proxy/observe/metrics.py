@@ -216,10 +216,8 @@ class BackendNumbers(NamedTuple):
     connections: int
     interlock: str
 
-    def with_another(self, other: BackendNumbers | None) -> BackendNumbers:
+    def with_another(self, other: BackendNumbers) -> BackendNumbers:
         """The same backend, seen twice; the interlock is what this one says."""
-        if other is None:
-            return self
         up, connections = self.up and other.up, self.connections + other.connections
         return BackendNumbers(self.name, up, connections, self.interlock)
 
@@ -391,11 +389,12 @@ class Metrics:
 def _added(snapshots: Sequence[Mapping[str, Any]]) -> list[BackendNumbers]:
     """What every process says of its backends, as one; the first one asks."""
     found: dict[str, BackendNumbers] = {}
-    for snapshot in reversed(snapshots):
+    for snapshot in snapshots:
         for each in snapshot["backends"]:
             one = BackendNumbers(*each)
-            found[one.name] = one.with_another(found.get(one.name))
-    return list(reversed(found.values()))
+            before = found.get(one.name)
+            found[one.name] = before.with_another(one) if before else one
+    return list(found.values())
 
 
 def _one_of(states: Sequence[str], state: str) -> dict[tuple[str, ...], float]:
