@@ -134,4 +134,4 @@ def _state(backend: Backend, *, several: bool) -> str:
         state = "up" if backend.up else f"down: {backend.trouble}"
     if not several:
         return state
-    return f"{state}; {backend.connections} connections open"
+    return f"{state}; open connections: {backend.connections}"

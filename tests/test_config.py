@@ -111,6 +111,7 @@ class TestWhere:
 
     def test_the_environment_can_be_the_whole_configuration(self) -> None:
         config = load(None, {"BACKSTOP_BACKEND__ADDRESS": "qmail:25"})
+        assert len(config.backend) == 1
         assert config.backend[0].address == "qmail:25"
         assert config.source is None
 
@@ -145,6 +146,21 @@ class TestEnvironment:
         assert str(config.relay.trusted[0]) == "2001:db8::/32"
         assert not config.message.received
         assert config.shutdown_grace == 1.5
+
+    def test_a_variable_sets_the_only_backend(self, tmp_path: pathlib.Path) -> None:
+        path = written(tmp_path, '[[backend]]\naddress = "a:1"\npool = 3\n')
+        (backend,) = load(path, {"BACKSTOP_BACKEND__ADDRESS": "b:2"}).backend
+        assert (backend.address, backend.pool) == ("b:2", 3)
+        told = error_of(path, {"BACKSTOP_BACKEND__ADDRESS": "b"})
+        assert told.startswith('environment: BACKSTOP_BACKEND__ADDRESS = "b": has no')
+
+    def test_a_variable_does_not_choose_a_backend(self, tmp_path: pathlib.Path) -> None:
+        tables = '[[backend]]\naddress = "a:1"\n[[backend]]\naddress = "b:1"\n'
+        path = written(tmp_path, tables)
+        assert error_of(path, {"BACKSTOP_BACKEND__POOL": "3"}) == (
+            "environment: BACKSTOP_BACKEND__POOL: the file has 2 backends:"
+            " which one is meant?: set it in the file"
+        )
 
     def test_a_value_from_a_file(self, tmp_path: pathlib.Path) -> None:
         (tmp_path / "secret").write_text("unix:/run/smtpd\n")
