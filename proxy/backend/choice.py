@@ -189,7 +189,10 @@ class Backends:
                 backend.sweep()
             self._retired = [b for b in self._retired if b.busy]
         if len(self._by_place) > 1:
-            self._try_again()
+            # As long as there are others to take it, nobody's message has to
+            # find out whether a backend is back.
+            for backend in self:
+                backend.try_again()
 
     async def close(self) -> None:
         """End every connection and every attempt at one."""
@@ -208,16 +211,6 @@ class Backends:
         for domains in self._groups.keys() - members.keys():
             del self._groups[domains]  # a transaction may hold it still
         self.routing = bool(self._by_domain)
-
-    def _try_again(self) -> None:
-        """Nobody's message has to find out whether a backend is back as long
-        as there are others to take it."""
-        for group in self.groups:
-            backends = group.backends
-            if len(backends) > 1:
-                for backend in backends:
-                    if backend.resting:
-                        backend.try_again()
 
 
 def _key(place: Place) -> tuple[str, frozenset[bytes]]:

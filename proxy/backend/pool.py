@@ -180,9 +180,10 @@ class Backend:
         self._serve_waiting()
 
     def try_again(self) -> None:
-        """Find out whether it is back, for nobody's message; called for one that
-        is :attr:`resting` while others do its work."""
-        if self._breaker.due(self.now()) and not self._opening:
+        """Find out whether it is back, for nobody's message, if it is down and
+        may be tried; called about once a second where there are several."""
+        resting = self._breaker.open and not self._breaker.due(self.now())
+        if self.up is False and not resting and not self._opening:
             self.open(None, self.finish, lambda step, why: None)
 
     def finish(self, channel: Channel) -> None:

@@ -215,6 +215,27 @@ async def test_all_are_left_in_peace() -> None:
             assert {step for _, step in failed(front)[2:]} == {"breaker"}
 
 
+async def test_a_stand_by_that_failed_is_found_to_be_back() -> None:
+    """Although nobody's mail goes there."""
+    async with (
+        started(FakeQmail({"RCPT": b"421 bye\r\n"}), FakeQmail()) as (one, spare),
+        running(
+            anybody, places=lambda _: [place(one), place(spare, backup=True)]
+        ) as front,
+    ):
+        _, standby = front.door.backends
+        await spare.stop()
+        assert await told(front, A) == [250, 451, 503]
+        assert standby.up is False
+        front.pass_time(1)
+        await front.until(lambda: not standby.busy)
+        assert standby.up is False
+        await spare.start()
+        front.pass_time(1)
+        await front.until(lambda: standby.up is True)
+        await front.until(lambda: not spare.open_connections)
+
+
 # Caps.
 
 
