@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from proxy import capabilities
 from proxy.config import Config
+from proxy.config.model import Backend as BackendKeys
 from proxy.front.trusted import Trusted
 from proxy.privileges import Needs
 from proxy.qmail import smtpd
@@ -31,6 +32,7 @@ from proxy.rules.qmail import QmailRule
 from proxy.rules.verdict import OnRuleError
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
+    from proxy.backend.choice import Place
     from proxy.backend.pool import BackendSettings
     from proxy.front.admission import Admit
     from proxy.front.door import DoorSettings
@@ -196,15 +198,21 @@ def tcprules(config: Config) -> TcpRules:
 
 def needs(config: Config) -> Needs:
     """Which rights serving needs."""
-    backend = config.backend
-    return Needs(set_id=backend.command is not None, addresses=backend.transparent)
+    return Needs(
+        set_id=_commands(config),
+        addresses=any(backend.transparent for backend in config.backend),
+    )
+
+
+def _commands(config: Config) -> bool:
+    """Whether a backend is a program."""
+    return any(backend.command for backend in config.backend)
 
 
 def backend_problem(config: Config, before: Config | None = None) -> str:
-    """Why the backend cannot be used as it is configured, in words; ``before``
+    """Why a backend cannot be used as it is configured, in words; ``before``
     is the configuration that the process was started with or has now."""
-    backend = config.backend
-    if backend.transparent:
+    if any(backend.transparent for backend in config.backend):
         from proxy.backend.reach import transparent_trouble
 
         if trouble := transparent_trouble():
@@ -213,8 +221,8 @@ def backend_problem(config: Config, before: Config | None = None) -> str:
                 " addresses need Linux and CAP_NET_RAW (start as root, or give the"
                 " service that capability; after a HUP, restart it)"
             )
-    new = before is not None and before.backend.command is None
-    if backend.command and new and capabilities.new_privileges_forbidden():
+    new = before is not None and not _commands(before)
+    if _commands(config) and new and capabilities.new_privileges_forbidden():
         return (
             "backend.command is new, and set-id programs such as qmail-queue do not"
             " work in this process any more (restart the service)"
@@ -222,13 +230,28 @@ def backend_problem(config: Config, before: Config | None = None) -> str:
     return ""
 
 
-def backend_settings(config: Config) -> BackendSettings:
+def places(config: Config) -> list[Place]:
+    """Every backend, with the domains that it serves; raises
+    :class:`~proxy.certificates.TlsError`."""
+    from proxy.backend.choice import Place
+
+    return [
+        Place(
+            backend_settings(backend),
+            frozenset(map(_bytes, backend.domains)),
+            backend.weight,
+            backend.backup,
+        )
+        for backend in config.backend
+    ]
+
+
+def backend_settings(backend: BackendKeys) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.pool import BackendSettings
     from proxy.certificates import backend_context
 
-    backend = config.backend
     tcp = backend.tcp
     return BackendSettings(
         host=tcp.host if tcp else "",
@@ -249,6 +272,8 @@ def backend_settings(config: Config) -> BackendSettings:
         transparent=backend.transparent,
         send_proxy=backend.send_proxy or "",
         identify=backend.identify or "",
+        connections=backend.connections,
+        connection_wait=backend.connection_wait,
     )
 
 

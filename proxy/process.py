@@ -142,7 +142,7 @@ class _Workers:
         with contextlib.suppress(ConfigError, TlsError):
             new = self._reload()
             tls = certificates.server_tls(new)
-            assemble.backend_settings(new)  # may raise, too
+            assemble.places(new)  # may raise, too
             if not assemble.start_problem(new, assemble.qmail_host(new)):
                 self._config, self._tls = new, tls
 

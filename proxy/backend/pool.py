@@ -21,6 +21,7 @@ from proxy.backend.channel import Channel
 from proxy.backend.client import Client
 from proxy.backend.program import CannotStart, NoPlace, Say
 from proxy.backend.reach import Reach, Reached
+from proxy.backend.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class BackendSettings:
     than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
     connections are kept for ``kept_seconds``.  After ``breaker_failures``
     attempts to connect that failed in a row, none is made for
-    ``breaker_seconds``; 0 of them: attempts are always made.
+    ``breaker_seconds``; 0 of them: attempts are always made.  There are at most
+    ``connections`` at a time, 0 is no limit; who wants one more waits for
+    ``connection_wait``.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +54,8 @@ class BackendSettings:
     kept_seconds: float = 30.0
     breaker_failures: int = 5
     breaker_seconds: float = 2.0
+    connections: int = 0
+    connection_wait: float = 5.0
     command: tuple[str, ...] = ()
     command_concurrency: int = 40
     transparent: bool = False
@@ -80,10 +85,11 @@ _AGE_MAX = 600.0
 
 OnChannel = Callable[[Channel], None]
 OnFailure = Callable[[str, str], None]
-"""Gets the step (``connect``, or ``breaker`` where none was tried) and why."""
+"""Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried)
+and why."""
 
 
-def _say_nothing(level: str, text: str) -> None:
+def say_nothing(level: str, text: str) -> None:
     """A :data:`~proxy.backend.program.Say` without a log."""
 
 
@@ -100,7 +106,7 @@ class Backend:
         settings: BackendSettings,
         hostname: bytes,
         clock: Callable[[], float] | None = None,
-        say: Say = _say_nothing,
+        say: Say = say_nothing,
     ) -> None:
         """``say`` hears what programs write to standard error."""
         self.settings = settings
@@ -117,11 +123,34 @@ class Backend:
         """Deadlines are held against it, in seconds."""
         self._reach = Reach(hostname, self.now, say)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
+        self._slots = Slots(settings.connections)
+        self._retired = False
+
+    def __str__(self) -> str:
+        return str(self.settings)
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is left in peace, after too many failures to connect."""
+        return self._breaker.open
+
+    @property
+    def full(self) -> bool:
+        """Whether somebody who wants a connection would have to wait."""
+        settings = self.settings
+        if settings.command and self._programs >= settings.command_concurrency:
+            return True
+        return not (self._idle or self._room)
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._live)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is open, or being opened, or a program is there still."""
+        return bool(self._live or self._opening or self._programs)
 
     def use(self, settings: BackendSettings) -> None:
         """Other settings from now on.  Where they name another place, no
@@ -135,7 +164,17 @@ class Backend:
             self._idle.clear()
             self._breaker.forget()
         self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
+        self._slots.limit = settings.connections
         self.settings = settings
+        self._serve_waiting()
+
+    def retire(self) -> None:
+        """It is not configured any more: what is under way is finished, and no
+        connection serves a further session."""
+        self._retired = True
+        for channel in self._idle:
+            self._end(channel)
+        self._idle.clear()
 
     def reuse(self, client: Client | None) -> Channel | None:
         """An idle connection that is still good for ``client``, if there is one."""
@@ -156,7 +195,11 @@ class Backend:
 
         The task may be cancelled; then neither is, unless it is too late.
         """
-        task = self._loop.create_task(self._open(client, on_channel, on_failure))
+        if self._slots.limit:
+            work = self._open_in_turn(client, on_channel, on_failure)
+        else:
+            work = self._open(client, on_channel, on_failure)
+        task = self._loop.create_task(work)
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return task
@@ -166,22 +209,33 @@ class Backend:
         channel.owner = None
         channel.used += 1
         young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
-        good = channel.usable and young and not self.settings.per_client
+        good = channel.usable and young and not self._retired
+        good = good and not self.settings.per_client
         if good and len(self._idle) < self.settings.kept:
             # While it is idle, the time of its release.
             channel.deadline = self.now()
             self._idle.append(channel)
         else:
             self._end(channel)
+        self._serve_waiting()
+
+    def try_again(self) -> None:
+        """Find out whether it is back, for nobody's message, if it is down and
+        may be tried; called about once a second where there are several."""
+        resting = self._breaker.open and not self._breaker.due(self.now())
+        if self.up is False and not resting and not self._opening:
+            self.open(None, self.finish, lambda step, why: None)
 
     def finish(self, channel: Channel) -> None:
         """End a connection that is not to be used again, politely if it can be."""
         self._end(channel)
+        self._serve_waiting()
 
     def discard(self, channel: Channel) -> None:
         """End a connection at once: what is on its way must not arrive."""
         channel.discard()
         self._live.discard(channel)
+        self._serve_waiting()
 
     def sweep(self) -> None:
         """End what is overdue; called about once a second."""
@@ -201,6 +255,8 @@ class Backend:
                 self._live.discard(channel)
                 channel.drop(f"{channel.step}: no answer in time")
         self._reach.programs.sweep()
+        self._serve_waiting()
+        self._slots.give_up(now)
 
     async def close(self) -> None:
         """End every connection and every attempt at one."""
@@ -222,6 +278,77 @@ class Backend:
         else:
             channel.discard()
 
+    @property
+    def _programs(self) -> int:
+        return self._reach.programs.count
+
+    # Inside: the cap.
+
+    @property
+    def _room(self) -> bool:
+        slots = self._slots
+        if not slots.limit:
+            return True
+        return slots.room(sum(not channel.lost_why for channel in self._live))
+
+    async def _open_in_turn(
+        self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
+    ) -> None:
+        """Where there is a cap: make one, or wait, and have one or make one."""
+        slots = self._slots
+        if self._make_room():
+            slots.opening += 1
+        else:
+            limit, patience = slots.limit, self.settings.connection_wait
+            waiting = slots.wait(client, self.now() + patience)
+            try:
+                if patience:
+                    await asyncio.wait({waiting.granted})
+            except asyncio.CancelledError:
+                self._not_wanted(waiting.granted)
+                raise
+            if waiting.granted.cancelled() or not patience:
+                waiting.granted.cancel()
+                on_failure("connections", f"all {limit} connections are in use")
+                return
+            channel = waiting.granted.result()
+            if channel is not None:
+                on_channel(channel)
+                return
+        try:
+            await self._open(client, on_channel, on_failure)
+        finally:
+            slots.opening -= 1
+            self._serve_waiting()
+
+    def _make_room(self) -> bool:
+        """Whether one more may be made, if need be in an idle one's place."""
+        if not self._room and self._idle:
+            self._end(self._idle.pop(0))
+        return self._room
+
+    def _not_wanted(self, granted: asyncio.Future[Channel | None]) -> None:
+        """Who waited has left; perhaps in the moment of being served."""
+        if granted.done() and not granted.cancelled():
+            channel = granted.result()
+            if channel is None:
+                self._slots.opening -= 1
+                self._serve_waiting()
+            else:
+                self.release(channel)
+        granted.cancel()
+
+    def _serve_waiting(self) -> None:
+        """What has become free is for those who wait, in their order."""
+        slots = self._slots
+        while (waiting := slots.first()) is not None:
+            channel = self.reuse(waiting.client)
+            if channel is None:
+                if not self._make_room():
+                    return
+                slots.opening += 1
+            waiting.granted.set_result(channel)
+
     async def _open(
         self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
     ) -> None:
@@ -242,7 +369,7 @@ class Backend:
                 raise ConnectionError("the backend closed the connection")
         except NoPlace as error:
             breaker.abandoned(attempt)  # the backend is there: too many of us
-            on_failure("connect", str(error))
+            on_failure("connections", str(error))
         except _TROUBLE as error:
             _give_up(reached)
             why = f"connect: {error or type(error).__name__}"

@@ -143,6 +143,19 @@ def _checked_ipv4(text: str) -> str:
         ) from None
 
 
+_DOMAIN = re.compile(r"[!-?A-~]+")
+
+
+def _checked_domain(text: str) -> str:
+    if "@" in text:
+        raise wrong("is an address", "write what stands behind the @")
+    if text.startswith("*."):
+        raise wrong("has a star", f'write "{text[1:]}", as in rcpthosts')
+    if not _DOMAIN.fullmatch(text) or text == ".":
+        raise wrong("is not a domain", 'write it like "example.org" or ".example.org"')
+    return text.lower()
+
+
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?")
 
 
@@ -211,6 +224,11 @@ def split_list(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
+def one_or_more(value: object) -> object:
+    """One table is a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def tables(value: object) -> object:
     """A list of tables from an environment variable: JSON."""
     if not isinstance(value, str):
@@ -247,6 +265,8 @@ HostName = Annotated[str, AfterValidator(_checked_hostname)]
 IPv4 = Annotated[str, AfterValidator(_checked_ipv4)]
 Character = Annotated[str, AfterValidator(_checked_break)]
 Text = Annotated[str, AfterValidator(_without_nul)]
+Domain = Annotated[str, AfterValidator(_checked_domain)]
+Weight = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1000)]
 AccountName = Annotated[str, BeforeValidator(_checked_account)]
 Descriptor = Annotated[int, BeforeValidator(_number_only), Field(ge=3, le=1 << 20)]
 RelayNetwork = Annotated[Network, BeforeValidator(_relay_network)]

@@ -1,6 +1,6 @@
 """What all client sessions of one process share.
 
-Knows: the rules, the backend, the caps on connections, how much patience there
+Knows: the rules, the backends, the caps on connections, how much patience there
 is just now, who keeps guessing, the coarse clock that times sessions out.
 Knows not: the dialogue.  Made by the service; used by every
 :class:`~proxy.front.session.Session`.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from proxy.backend.pool import Backend
+from proxy.backend.choice import Backends
 from proxy.front.admission import Admit
 from proxy.front.client import client_key, client_number
 from proxy.front.common import DELIVERED, GUESSED, Column
@@ -85,14 +85,14 @@ class Door:
         self,
         *,
         engine: Engine,
-        backend: Backend,
+        backends: Backends,
         observer: Observer,
         hostname: bytes,
         settings: DoorSettings,
         clock: Callable[[], float] | None = None,
         common: Column | None = None,
     ) -> None:
-        self.backend = backend
+        self.backends = backends
         self.observer = observer
         self.loop = asyncio.get_running_loop()
         self._clock = clock or self.loop.time
@@ -248,7 +248,7 @@ class Door:
                 self._lingering.append((deadline, transport))
             else:
                 transport.abort()
-        self.backend.sweep()
+        self.backends.sweep()
         self._harvest.sweep(now)
         if self._common is not None:
             self._listen(self._common)
@@ -284,7 +284,7 @@ class Door:
         )
         self.patience = usual.under(step)
         self.session_limits = limits_under(settings.session, step)
-        self.backend.kept_at_most = step.kept
+        self.backends.keep_at_most(step.kept)
         self._set_clock()
 
     def _say_pressure(self) -> None:

@@ -85,6 +85,7 @@ class BackendRefusedRecipient(NamedTuple):
     client: str
     recipient: bytes
     reply: str
+    backend: str = ""
 
 
 class MessageEnded(NamedTuple):
@@ -106,6 +107,7 @@ class MessageEnded(NamedTuple):
     reason: str
     heard: bool
     seconds: float
+    backend: str = ""
 
 
 class BackendFailed(NamedTuple):

@@ -48,6 +48,9 @@ NOT_RELAYED = Reply(553, b"5.7.1 relaying to that domain is not allowed")
 RECIPIENT_DEFERRED = Reply(451, b"4.3.0 cannot check this recipient now")
 MAILBOX_DEFERRED = Reply(451, b"4.2.0 mailbox not available now")
 
+# RFC 5321 §4.5.3.1.10, for another reason: the rest in a transaction of its own.
+OTHER_TRANSACTION = Reply(451, b"4.5.3 too many recipients, send to this one later")
+
 BACKEND_UNREACHABLE = Reply(451, b"4.4.1 cannot pass mail on now")
 BACKEND_LOST = Reply(451, b"4.4.2 cannot pass mail on now")
 BACKEND_CONFUSED = Reply(451, b"4.3.0 cannot pass mail on now")
