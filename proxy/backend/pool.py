@@ -79,6 +79,17 @@ class BackendSettings:
         return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
 
 
+def _same_place(one: BackendSettings, other: BackendSettings) -> bool:
+    """A context is made anew at every HUP: its files may be others."""
+    same_context = one.context is other.context and one.starttls == other.starttls
+    same_way = _way(one) == _way(other)
+    return same_context and same_way and str(one) == str(other)
+
+
+def _way(settings: BackendSettings) -> tuple[bool, str, str]:
+    return settings.transparent, settings.send_proxy, settings.identify
+
+
 # A connection is not used for ever: leaks in old servers stay small.
 _USES_MAX = 1000
 _AGE_MAX = 600.0
@@ -153,9 +164,9 @@ class Backend:
         return bool(self._live or self._opening or self._programs)
 
     def use(self, settings: BackendSettings) -> None:
-        """Other settings from now on.  Where they name another place, no
-        connection to the old one serves a further session."""
-        if _place(settings) != _place(self.settings):
+        """Other settings from now on.  Where they name another place, or another
+        way to it, no connection of before serves a further session."""
+        if not _same_place(settings, self.settings):
             self.up, self.trouble = None, ""
             for channel in self._live:
                 channel.used = _USES_MAX
@@ -393,7 +404,7 @@ class Backend:
             channel = Channel(smtp, transport, self.now())
             if reached is not None and reached.program is not None:
                 reached.program.connection = channel
-            if _place(settings) != _place(self.settings):  # another, meanwhile
+            if not _same_place(settings, self.settings):  # another, meanwhile
                 channel.used = _USES_MAX
             self._live.add(channel)
             on_channel(channel)
@@ -427,12 +438,6 @@ def _about_tls(error: BaseException) -> bool:
     the same for every client."""
     wanting = type(error) is aiosmtplib.SMTPException
     return wanting or isinstance(error.__cause__ or error, ssl.SSLError)
-
-
-def _place(settings: BackendSettings) -> tuple[str, bool, str, str]:
-    """What a connection was made for: another place, or another way to it."""
-    way = settings.transparent, settings.send_proxy, settings.identify
-    return str(settings), *way
 
 
 def _give_up(reached: Reached | None) -> None:

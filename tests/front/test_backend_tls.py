@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,21 @@ async def test_messages_arrive_and_the_connection_is_used_again(implicit: bool) 
         assert (b"STARTTLS" in behind.commands) is not implicit
         # What was learnt in the clear is forgotten: EHLO is said anew.
         assert {mail.helo for mail in behind.received} == {b"c.test"}
+
+
+async def test_connections_in_the_clear_are_not_kept_when_tls_is_configured() -> None:
+    behind = fake(*GOOD)
+    async with running(fake=behind) as front:
+        assert await deliver(front) == [250, 250, 354, 250]
+        await front.settled()
+        front.backend.use(front.backend.settings)
+        assert await deliver(front) == [250, 250, 354, 250]
+        await front.settled()
+        assert behind.connections == 1
+        front.backend.use(replace(encrypted(), port=behind.port))
+        assert await deliver(front) == [250, 250, 354, 250]
+        assert behind.connections == 2
+        assert b"STARTTLS" in behind.commands
 
 
 async def test_encrypted_on_both_sides() -> None:
