@@ -15,20 +15,26 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from proxy import capabilities
 from proxy.config import Config
+from proxy.config.model import Backend as BackendKeys
 from proxy.front.trusted import Trusted
+from proxy.privileges import Needs
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.percenthack import opened_domains
+from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
 from proxy.rules.engine import Engine
 from proxy.rules.qmail import QmailRule
 from proxy.rules.verdict import OnRuleError
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
+    from proxy.backend.choice import Place
     from proxy.backend.pool import BackendSettings
+    from proxy.front.admission import Admit
     from proxy.front.door import DoorSettings
 
 T = TypeVar("T")
@@ -89,7 +95,21 @@ def start_problem(config: Config, host: QmailHost) -> str:
     except (KernelError, CannotTell) as error:
         path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
         return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
+    if trouble := tcprules_trouble(config):
+        remedy = "make it with tcprules, or take the key out"
+        return f"listen.tcprules: {trouble} ({remedy})"
     return relay_problem(config, host)
+
+
+def tcprules_trouble(config: Config) -> str:
+    """Why no client could be let in; ``""`` if there are no rules, or good ones."""
+    if config.listen.tcprules is None:
+        return ""
+    try:
+        tcprules(config).look("127.0.0.1")
+    except TcpRulesError as error:
+        return str(error)
+    return ""
 
 
 def trouble(host: QmailHost) -> str:
@@ -144,13 +164,94 @@ def trusted(config: Config) -> Trusted:
     return Trusted(config.relay.trusted)
 
 
-def backend_settings(config: Config) -> BackendSettings:
+def admit(config: Config, tell: Callable[[str], None]) -> Admit | None:
+    """What asks ``listen.tcprules``; ``None`` without it.  ``tell`` hears why
+    the file cannot be read, each time that it is another reason."""
+    from proxy.front.admission import DENIED, UNREADABLE, Admission
+
+    if config.listen.tcprules is None:
+        return None
+    rules = tcprules(config)
+    told = ""
+
+    def ask(client: str) -> Admission:
+        nonlocal told
+        try:
+            ruling = rules.look(client)
+        except TcpRulesError as error:
+            if told != str(error):
+                told = str(error)
+                tell(f"listen.tcprules: every client is told 421: {error}")
+            return Admission(UNREADABLE)
+        told = ""
+        return Admission(DENIED if ruling.denied else "", ruling.variables)
+
+    return ask
+
+
+def tcprules(config: Config) -> TcpRules:
+    """``listen.tcprules``, which must be set."""
+    assert config.listen.tcprules is not None
+    view = DirectoryView(os.fsencode(config.qmail.root))
+    return TcpRules(view, _bytes(config.listen.tcprules))
+
+
+def needs(config: Config) -> Needs:
+    """Which rights serving needs."""
+    return Needs(
+        set_id=_commands(config),
+        addresses=any(backend.transparent for backend in config.backend),
+    )
+
+
+def _commands(config: Config) -> bool:
+    """Whether a backend is a program."""
+    return any(backend.command for backend in config.backend)
+
+
+def backend_problem(config: Config, before: Config | None = None) -> str:
+    """Why a backend cannot be used as it is configured, in words; ``before``
+    is the configuration that the process was started with or has now."""
+    if any(backend.transparent for backend in config.backend):
+        from proxy.backend.reach import transparent_trouble
+
+        if trouble := transparent_trouble():
+            return (
+                f"backend.transparent = true: {trouble}: connections from other hosts'"
+                " addresses need Linux and CAP_NET_RAW (start as root, or give the"
+                " service that capability; after a HUP, restart it)"
+            )
+    new = before is not None and not _commands(before)
+    if _commands(config) and new and capabilities.new_privileges_forbidden():
+        return (
+            "backend.command is new, and set-id programs such as qmail-queue do not"
+            " work in this process any more (restart the service)"
+        )
+    return ""
+
+
+def places(config: Config) -> list[Place]:
+    """Every backend, with the domains that it serves; raises
+    :class:`~proxy.certificates.TlsError`."""
+    from proxy.backend.choice import Place
+
+    return [
+        Place(
+            backend_settings(backend),
+            frozenset(map(_bytes, backend.domains)),
+            backend.weight,
+            backend.backup,
+        )
+        for backend in config.backend
+    ]
+
+
+def backend_settings(backend: BackendKeys) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.pool import BackendSettings
     from proxy.certificates import backend_context
 
-    backend = config.backend
     tcp = backend.tcp
     return BackendSettings(
         host=tcp.host if tcp else "",
@@ -166,10 +267,19 @@ def backend_settings(config: Config) -> BackendSettings:
         kept_seconds=backend.pool_age,
         breaker_failures=backend.breaker_failures,
         breaker_seconds=backend.breaker_seconds,
+        command=backend.command or (),
+        command_concurrency=backend.command_concurrency,
+        transparent=backend.transparent,
+        send_proxy=backend.send_proxy or "",
+        identify=backend.identify or "",
+        connections=backend.connections,
+        connection_wait=backend.connection_wait,
     )
 
 
-def door_settings(config: Config, host: QmailHost) -> DoorSettings:
+def door_settings(
+    config: Config, host: QmailHost, admission: Admit | None = None
+) -> DoorSettings:
     """Bounds of the client's side."""
     from proxy.front.door import DoorSettings
     from proxy.front.harvest import HarvestSettings
@@ -196,6 +306,7 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
         received=config.message.received,
         trusted=trusted(config),
         harvest=harvest if limits.harvest_defence else None,
+        admit=admission,
         session=Limits(
             command_length=limits.command_length,
             commands=limits.commands_per_session,

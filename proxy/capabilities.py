@@ -18,13 +18,15 @@ from typing import Any
 # linux/capability.h
 DAC_READ_SEARCH = 1 << 2
 SETPCAP = 1 << 8
+NET_ADMIN = 1 << 12
+NET_RAW = 1 << 13
 _VERSION_3 = 0x20080522
 
 # linux/prctl.h
 _SET_PDEATHSIG = 1
 _SET_KEEPCAPS = 8
 _CAPBSET_READ, _CAPBSET_DROP = 23, 24
-_SET_NO_NEW_PRIVS = 38
+_SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS = 38, 39
 _CAP_AMBIENT, _CLEAR_ALL = 47, 4
 
 
@@ -104,6 +106,17 @@ def empty_bounding_set() -> None:
 def no_new_privileges() -> None:
     """Set-user-ID programs give no rights any more.  Raises ``OSError``."""
     _prctl(_SET_NO_NEW_PRIVS, 1)
+
+
+def new_privileges_forbidden() -> bool:
+    """Whether :func:`no_new_privileges` was called here or by a supervisor;
+    false where that is not known."""
+    if not AVAILABLE:
+        return False
+    try:
+        return _prctl(_GET_NO_NEW_PRIVS) == 1
+    except (OSError, AttributeError):
+        return False
 
 
 def end_with_parent() -> None:

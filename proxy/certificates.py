@@ -92,8 +92,8 @@ def read_all(config: Config) -> list[Certificate]:
 
 def files(config: Config) -> tuple[str, ...]:
     """Every file that is read for TLS."""
-    ca = config.backend.tls_ca
-    named = (*config.tls.certificates, *config.tls.keys, *([ca] if ca else []))
+    authorities = [each.tls_ca for each in config.backend if each.tls_ca]
+    named = (*config.tls.certificates, *config.tls.keys, *authorities)
     return tuple(dict.fromkeys(named))
 
 

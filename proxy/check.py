@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -87,29 +88,36 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _network(config: Config, settings: Settings) -> Iterator[Finding]:
-    listen, backend = config.listen.all_sockets, config.backend.tcp
+    listen = config.listen.all_sockets
     local = {ip.decode() for ip in assemble.interface_addresses()}
     key: KeyPath = ("listen", "addresses")
     for address in sorted({a for a in listen if a.port and listen.count(a) > 1}):
         what = f"has {address} twice"
         yield settings.finding(ERROR, key, what, "take one of them out")
-    if backend and any(_meet(one, backend, local) for one in listen):
-        yield settings.finding(
-            ERROR,
-            ("backend", "address"),
-            "is where the front door itself listens",
-            "run qmail-smtpd on another port and name that",
-        )
-    path = config.backend.unix_path
-    if path is not None:
-        what, remedy = "", ""
-        if not os.path.exists(path):
-            what, remedy = "there is no such socket", "start qmail-smtpd on it first"
-        elif not os.access(path, os.W_OK):
-            what = "the front door's user may not connect to it"
-            remedy = "let it write there (chmod, or setfacl -m u:USER:w)"
+    for number, backend in enumerate(config.backend):
+        where: KeyPath = ("backend", number, "address")
+        tcp = backend.tcp
+        if tcp and any(_meet(one, tcp, local) for one in listen):
+            yield settings.finding(
+                ERROR,
+                where,
+                "is where the front door itself listens",
+                "run qmail-smtpd on another port and name that",
+            )
+        command = backend.command
+        if command is not None and shutil.which(command[0]) is None:
+            what = "the front door's user finds no such program that it may run"
+            remedy = f"name {shown(command[0])} by its whole path"
+            key = ("backend", number, "command")
+            yield settings.finding(ERROR, key, what, remedy)
+        what, remedy = _socket_trouble(backend.unix_path)
         if what:
-            yield settings.finding(WARNING, ("backend", "address"), what, remedy)
+            yield settings.finding(WARNING, where, what, remedy)
+    if len(config.backend) > 1:
+        yield from _backends(config, settings)
+    if trouble := assemble.tcprules_trouble(config):
+        remedy = "make it with tcprules, or take the key out"
+        yield settings.finding(ERROR, ("listen", "tcprules"), trouble, remedy)
     if config.status.address:
         status = read_address(config.status.address)
         if any(_meet(one, status, local) for one in listen):
@@ -119,6 +127,26 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
                 "is where mail is listened for",
                 "use another port",
             )
+
+
+def _backends(config: Config, settings: Settings) -> Iterator[Finding]:
+    """Who serves what, as it will be."""
+    for number, backend in enumerate(config.backend):
+        domains = ", ".join(backend.domains) or "all domains that no other one serves"
+        share = "as a backup" if backend.backup else f"with weight {backend.weight}"
+        what = f"serves {shown(domains)[1:-1]}, {share}"
+        key: KeyPath = ("backend", number, "command" if backend.command else "address")
+        yield settings.finding(NOTE, key, what, "see that this is meant")
+
+
+def _socket_trouble(path: str | None) -> tuple[str, str]:
+    """What is wrong with a backend's socket, and the remedy."""
+    if path is None or os.access(path, os.W_OK):
+        return "", ""
+    if not os.path.exists(path):
+        return "there is no such socket", "start qmail-smtpd on it first"
+    remedy = "let it write there (chmod, or setfacl -m u:USER:w)"
+    return "the front door's user may not connect to it", remedy
 
 
 _ANY = ("0.0.0.0", "::")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from proxy import privileges
+from proxy import assemble, privileges
 from proxy.config import Config
 from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.privileges import PrivilegeError
@@ -65,7 +65,7 @@ def _answer(
 ) -> None:
     """In the child: be that user, look, tell the parent."""
     try:
-        rights = privileges.settle(config.process)
+        rights = privileges.settle(config.process, assemble.needs(config))
     except PrivilegeError as error:
         found = [_refusal(settings, error), *look()]
     else:

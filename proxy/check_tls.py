@@ -31,10 +31,12 @@ def check_tls(config: Config, settings: Settings) -> Iterator[Finding]:
             yield settings.finding(WARNING, key, soon, "renew it, then send HUP")
     except TlsError as error:
         yield settings.finding(ERROR, error.key, error.what, error.remedy)
-    try:
-        backend_context(config.backend)
-    except TlsError as error:
-        yield settings.finding(ERROR, error.key, error.what, error.remedy)
+    for number, backend in enumerate(config.backend):
+        try:
+            backend_context(backend)
+        except TlsError as error:
+            where = ("backend", number, *error.key[1:])
+            yield settings.finding(ERROR, where, error.what, error.remedy)
 
 
 def check_reload(config: Config, settings: Settings) -> Iterator[Finding]:

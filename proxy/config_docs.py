@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Iterator
 
 from proxy.config.explain import toml_value
-from proxy.config.model import Config, Key, keys_of, section_at
+from proxy.config.keys import Key, keys_of, section_at
+from proxy.config.model import Config
 from proxy.config.section import Section
 from proxy.config.sources import SMALLEST
 

@@ -18,10 +18,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from proxy import assemble
 from proxy.config import Config
+from proxy.explain_client import ClientStep, standing
 from proxy.rules.engine import Engine
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
@@ -45,21 +46,6 @@ class Circumstances:
     sender: bytes = b""
     client: str = ""
     relayclient: bytes | None = None
-
-
-class TrustStep(NamedTuple):
-    """The first reason where the client may relay."""
-
-    client: str
-    network: str
-
-    def where(self) -> str:
-        """The key."""
-        return "relay.trusted"
-
-    def note(self) -> str:
-        """Which network it is."""
-        return f"{self.client} is in {self.network}: it may relay"
 
 
 @dataclass(slots=True)
@@ -97,11 +83,9 @@ class Explainer:
         self._asked = asked
         self._line_max = config.limits.command_length
         self._relayclient = asked.relayclient
-        self._trust: TrustStep | None = None
-        network = assemble.trusted(config).network_of(asked.client)
-        if network is not None and asked.relayclient is None:
-            self._relayclient = b""
-            self._trust = TrustStep(asked.client, str(network))
+        self._client_steps: tuple[ClientStep, ...] = ()
+        if asked.relayclient is None:
+            self._relayclient, self._client_steps = standing(config, asked.client)
         self._runner: asyncio.Runner | None = None
 
     def __enter__(self) -> Explainer:
@@ -126,8 +110,8 @@ class Explainer:
         )
         if not isinstance(answer, Verdict):
             answer = self._wait(answer)
-        if self._trust is not None:
-            answer = replace(answer, trace=[self._trust, *answer.trace])
+        if self._client_steps:
+            answer = replace(answer, trace=[*self._client_steps, *answer.trace])
         dialogue = self._refusal(given) if raw else None
         return Explanation(given, address, answer, dialogue)
 

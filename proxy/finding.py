@@ -57,14 +57,19 @@ class Settings:
         """Something found in the key at ``path`` of the configuration."""
         value: object = self._config
         for part in path:
-            value = getattr(value, str(part))
+            if isinstance(value, tuple) and isinstance(part, int):
+                value = value[part]
+            else:
+                value = getattr(value, str(part))
         text = toml_value(value)
         text = text if text.isascii() else shown(str(value))
+        if path[0] == "backend" and len(self._config.backend) == 1:
+            path = ("backend", *path[2:])
         name = PREFIX + "__".join(map(str, path)).upper()
         for variable in (name, name + SECRET_SUFFIX):
             if variable in self._environ:
                 problem = Problem("environment", variable, text, what, remedy)
                 return Finding(level, problem)
         source = str(self._config.source or "defaults")
-        line = line_of(self._text, path) or 0
+        line = line_of(self._text, path) or line_of(self._text, path[:1]) or 0
         return Finding(level, Problem(source, key_text(path), text, what, remedy, line))

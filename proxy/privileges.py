@@ -6,7 +6,12 @@ is kept.  Called by ``process`` when all sockets are bound, and by ``check``
 and ``explain``, which look at files as the service would.
 
 What is kept is CAP_DAC_READ_SEARCH: dot-qmail files in homes of mode 0700 are
-readable, and nothing is writable (capabilities(7)).
+readable, and nothing is writable (capabilities(7)).  With ``backend.transparent``
+CAP_NET_RAW stays too (or CAP_NET_ADMIN, where that one is not there).
+
+Programs that are started have none of it.  But with ``backend.command`` set-id
+programs have to work among them: qmail-smtpd's qmail-queue is one.  Then neither
+no_new_privs is set nor the bounding set emptied.
 """
 
 from __future__ import annotations
@@ -50,6 +55,17 @@ class RunUser(NamedTuple):
     uid: int
     gid: int
     usual: bool = False
+
+
+class Needs(NamedTuple):
+    """What serving needs beyond reading: ``set_id`` programs that are started
+    (backend.command), other hosts' ``addresses`` (backend.transparent)."""
+
+    set_id: bool = False
+    addresses: bool = False
+
+
+NO_NEEDS = Needs()
 
 
 class Rights(NamedTuple):
@@ -129,19 +145,20 @@ def _group(name: str) -> int:
         raise PrivilegeError("group", name, "no such group", remedy) from None
 
 
-def settle(process: Process) -> Rights:
+def settle(process: Process, needs: Needs = NO_NEEDS) -> Rights:
     """Give up all that serving does not need; for a process with one thread.
 
     Raises :class:`PrivilegeError`; then some of it may be given up already.
     """
     if not is_root():
-        return _limit(process)
+        return _limit(process, needs)
     if process.allow_root:
         return Rights("root", reads_all=True)
     user = run_user(process)
     keep = _can_keep(process.keep_read_capability)
+    kept = _kept(keep, needs)
     try:
-        _become(user, keep)
+        _become(user, kept, needs)
     except OSError as error:
         raise PrivilegeError(
             "user",
@@ -150,7 +167,7 @@ def settle(process: Process) -> Rights:
             "in a container without CAP_SETUID and CAP_SETGID, start it as that user,"
             f" {_STAY}",
         ) from error
-    _verify(user, keep)
+    _verify(user, kept)
     warnings = tuple(_doubts(user, process, keep))
     return Rights(user.name, keep, warnings, tuple(_hints(user)))
 
@@ -175,24 +192,40 @@ def _can_keep(wanted: bool | None) -> bool:
     return False
 
 
-def _become(user: RunUser, keep: bool) -> None:
+def _kept(keep: bool, needs: Needs) -> int:
+    """The capabilities that stay."""
+    kept = capabilities.DAC_READ_SEARCH if keep else 0
+    if needs.addresses and capabilities.AVAILABLE:
+        # Where neither is there, the service says so when it starts.
+        with contextlib.suppress(OSError, AttributeError):
+            there = capabilities.permitted()
+            for one in (capabilities.NET_RAW, capabilities.NET_ADMIN):
+                if there & one:
+                    return kept | one
+    return kept
+
+
+def _become(user: RunUser, kept: int, needs: Needs) -> None:
     linux = capabilities.AVAILABLE
     if linux:
-        with contextlib.suppress(OSError):  # no CAP_SETPCAP: nothing to start anyway
-            capabilities.empty_bounding_set()
-        capabilities.keep_over_setuid(keep)
+        if not needs.set_id:
+            # No CAP_SETPCAP: there is nothing to start anyway.
+            with contextlib.suppress(OSError):
+                capabilities.empty_bounding_set()
+        capabilities.keep_over_setuid(bool(kept))
     # In this order: without user 0 there is no right to the others.  With it,
     # each sets the real, effective and saved id (setgid(2), setuid(2)).
     os.setgroups([])
     os.setgid(user.gid)
     os.setuid(user.uid)
     if linux:
-        capabilities.limit_to(capabilities.DAC_READ_SEARCH if keep else 0)
+        capabilities.limit_to(kept)
         capabilities.keep_over_setuid(False)
-        capabilities.no_new_privileges()
+        if not needs.set_id:
+            capabilities.no_new_privileges()
 
 
-def _verify(user: RunUser, keep: bool) -> None:
+def _verify(user: RunUser, kept: int) -> None:
     """See that it is so; trust no return value."""
     for regain in (os.setuid, os.seteuid):
         with contextlib.suppress(OSError):
@@ -202,8 +235,7 @@ def _verify(user: RunUser, keep: bool) -> None:
     good = os.getuid() == os.geteuid() == user.uid and os.getgroups() == []
     good = good and os.getgid() == os.getegid() == user.gid
     if good and capabilities.AVAILABLE:
-        left = capabilities.permitted()
-        good = left == (capabilities.DAC_READ_SEARCH if keep else 0)
+        good = capabilities.permitted() == kept
     if not good:
         what = "not all of root's rights are gone"
         raise PrivilegeError("user", user.name, what, _REPORT)
@@ -225,16 +257,17 @@ def _hints(user: RunUser) -> Iterator[str]:
         )
 
 
-def _limit(process: Process) -> Rights:
-    """Not started as root: keep the one capability, if it is there at all."""
+def _limit(process: Process, needs: Needs) -> Rights:
+    """Not started as root: keep what is needed, if it is there at all."""
     keep = _can_keep(process.keep_read_capability)
     if capabilities.AVAILABLE:
         # Where the kernel refuses, what is there stays.
         with contextlib.suppress(OSError, AttributeError):
-            wanted = capabilities.DAC_READ_SEARCH if keep else 0
+            wanted = _kept(keep, needs)
             if capabilities.permitted() != wanted:
                 capabilities.limit_to(wanted)
-            capabilities.no_new_privileges()
+            if not needs.set_id:
+                capabilities.no_new_privileges()
     name = _own_name()
     return Rights(name, keep, tuple(_other_user(process, name)))
 

@@ -66,7 +66,7 @@ def run(config: Config, reload: Reload) -> int:
         notifier = Notifier(os.environ, config.process.readiness_fd)
         # While everything may be read.
         tls = certificates.server_tls(config)
-        rights = privileges.settle(config.process)
+        rights = privileges.settle(config.process, assemble.needs(config))
 
         def tell(what: str, text: str) -> None:
             if what == "ready":
@@ -142,7 +142,7 @@ class _Workers:
         with contextlib.suppress(ConfigError, TlsError):
             new = self._reload()
             tls = certificates.server_tls(new)
-            assemble.backend_settings(new)  # may raise, too
+            assemble.places(new)  # may raise, too
             if not assemble.start_problem(new, assemble.qmail_host(new)):
                 self._config, self._tls = new, tls
 

@@ -14,10 +14,11 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from proxy import __version__, assemble
-from proxy.backend.pool import Backend
+from proxy import __version__, assemble, capabilities
+from proxy.backend.choice import Backends
 from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
 from proxy.front.descriptors import connections_that_fit
@@ -26,7 +27,6 @@ from proxy.front.session import Session
 from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
 from proxy.front.tls import ServerTls
 from proxy.front.tls_session import TlsSession
-from proxy.interlock import Interlock
 from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
@@ -34,6 +34,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.quota import Limiter
 from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
+from proxy.watch import Watch
 from proxy.workers import Board
 
 _SWEEP_SECONDS = 1.0
@@ -97,8 +98,8 @@ class Service:
         self.metrics = Metrics(__version__)
         self.recent = Recent()
         self.door: Door | None = None
-        self.backend: Backend | None = None
-        self.interlock: Interlock | None = None
+        self.backends: Backends | None = None
+        self.watch: Watch | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -118,20 +119,23 @@ class Service:
         config = self.config
         host = assemble.qmail_host(config)
         problem = assemble.start_problem(config, host)
-        if problem:
+        if problem := problem or assemble.backend_problem(config):
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self._limited, self.metrics, self.recent]
         observer = _all(observers)
         tls = self._share.tls if self._share else server_tls(config)
         self._sockets = self._own_sockets()
-        self.backend = Backend(assemble.backend_settings(config), hostname)
-        self.metrics.backend_up = self._backend_up
+        places = assemble.places(config)
+        self.backends = Backends(places, hostname, say=self.log.notice)
+        self.watch = watch = Watch(self.backends, self.log.notice)
+        self.metrics.backend_up = lambda: not watch.not_ready()
+        self.metrics.backends = watch.numbers
         share = self._share
         board = share.board if share else None
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
-            backend=self.backend,
+            backends=self.backends,
             observer=observer,
             hostname=hostname,
             settings=self._door_settings(config, host, tls),
@@ -145,7 +149,7 @@ class Service:
             await self._listen(lambda: TlsSession(door), sock, "listen.tls_addresses")
         self._listening = True
         await self._start_status(config.status.address)
-        self._start_interlock(self.backend)
+        self._start_interlock(watch)
         self._sweep()
         self._started = True
         self._say_started()
@@ -168,22 +172,18 @@ class Service:
         """Alone, or the one of several workers that does what one should do."""
         return self._share is None or not self._share.worker
 
-    def _start_interlock(self, backend: Backend) -> None:
-        if not self._first:
-            return
-        relay = self.config.relay
-        interlock = Interlock(
-            backend,
-            self.log.notice,
-            relay.interlock_interval,
-            trusting=bool(relay.trusted),
-        )
-        self.interlock = interlock
-        self.metrics.interlock = lambda: interlock.state
+    def _start_interlock(self, watch: Watch) -> None:
+        if self._first:
+            relay = self.config.relay
+            watch.ask(relay.interlock_interval, trusting=bool(relay.trusted))
+            self.metrics.interlock = lambda: watch.interlock_state
 
     def _say_trouble(self, host: QmailHost) -> None:
         if trouble := assemble.trouble(host):
             self.log.notice("error", trouble)
+        commands = any(backend.command for backend in self.config.backend)
+        if commands and capabilities.new_privileges_forbidden():
+            self.log.notice("warning", _NO_SET_ID)
         if self._first:
             soon = expires_soon(self.door.tls if self.door else None, time.time())
             if soon:
@@ -234,17 +234,17 @@ class Service:
 
     def _reloaded(self) -> str:
         """Do it; what there is to say of it."""
-        door, backend = self.door, self.backend
-        if self._reload is None or door is None or backend is None:
+        door, watch = self.door, self.watch
+        if self._reload is None or door is None or watch is None:
             return ""
         try:
             config = self._reload()
             host = assemble.qmail_host(config)
             problem = assemble.start_problem(config, host)
-            if problem:
+            if problem := problem or assemble.backend_problem(config, self.config):
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
-            behind = assemble.backend_settings(config)
+            behind = assemble.places(config)
             engine = assemble.engine(config, host, self._rule_failed, serving=True)
         except (ConfigError, StartError, TlsError) as error:
             self.metrics.reloaded(ok=False)
@@ -253,14 +253,10 @@ class Service:
             self._configuration = text.splitlines()[0]
             return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
-        backend.use(behind)
+        relay = config.relay
+        watch.use(behind, relay.interlock_interval, trusting=bool(relay.trusted))
         kept = _restart_only(self.config, config)
         self.config = config
-        if self.interlock is not None:
-            relay = config.relay
-            self.interlock.configure(
-                relay.interlock_interval, trusting=bool(relay.trusted)
-            )
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
         self._configuration = "reloaded"
@@ -272,8 +268,8 @@ class Service:
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
         self._listening = False
-        if self.interlock is not None:
-            self.interlock.close()
+        if self.watch is not None:
+            self.watch.close()
         for server in self._servers:
             server.close()
         if self._share is None or not self._share.inherited:
@@ -285,8 +281,8 @@ class Service:
             await self._drain(self.door)
         if self._timer is not None:
             self._timer.cancel()
-        if self.backend is not None:
-            await self.backend.close()
+        if self.backends is not None:
+            await self.backends.close()
         if self._status is not None:
             await self._status.stop()
         self._limited.close()
@@ -320,8 +316,8 @@ class Service:
         self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
-            if self.interlock is not None and self._listening:
-                self.interlock.tick()
+            if self.watch is not None:
+                self.watch.tick(serving=self._listening)
             loop = self.door.loop
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -343,22 +339,25 @@ class Service:
             raise StartError(bind_trouble("status.address", where, error)) from error
 
     def _info(self) -> StatusInfo:
-        backend = self.backend
+        watch = self.watch
+        first, *more = watch.states() if watch else (("", "not asked yet"),)
         return StatusInfo(
             version=__version__,
             mode=self.config.mode,
             addresses=tuple(self.addresses),
-            backend=str(backend.settings) if backend else "",
-            backend_state=self._backend_state(),
+            backend=first[0],
+            backend_state=first[1],
             configuration=self._configuration,
-            relaying=self.interlock.shown if self.interlock else "not asked",
-            warning=self.interlock.warning if self.interlock else "",
+            relaying=watch.relaying if watch else "not asked",
+            warning=watch.warning if watch else "",
+            more_backends=tuple(more),
         )
 
     def _door_settings(
         self, config: Config, host: QmailHost, tls: ServerTls | None
     ) -> DoorSettings:
-        settings = assemble.door_settings(config, host)
+        admission = assemble.admit(config, partial(self.log.notice, "error"))
+        settings = assemble.door_settings(config, host, admission)
         fit = connections_that_fit(settings.connections)
         if fit < settings.connections:
             text = (
@@ -382,23 +381,11 @@ class Service:
             return self.metrics
         return self.metrics.with_others(share.board.others(share.worker))
 
-    def _backend_up(self) -> bool:
-        """Believed in until it has failed, as ``/readyz`` does."""
-        return self.backend is not None and self.backend.up is not False
-
-    def _backend_state(self) -> str:
-        backend = self.backend
-        if backend is None or backend.up is None:
-            return "not asked yet"
-        return "up" if backend.up else f"down: {backend.trouble}"
-
     def _readiness(self) -> str:
         """Why not, or ``""`` when ready."""
         if not self._listening:
             return "not listening"
-        if self.backend is not None and self.backend.up is False:
-            return f"backend {self.backend.settings}: {self.backend.trouble}"
-        return ""
+        return self.watch.not_ready() if self.watch else ""
 
     def _rule_failed(self, rule: str, error: Exception) -> None:
         kind = f"rule {rule}: {type(error).__name__}"
@@ -410,7 +397,14 @@ class Service:
             self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
         text = f"qmail-backstop {__version__} serves {where}, mode {self.config.mode}"
-        self.log.notice("info", f"{text}, backend {self.config.backend.address}")
+        backends = [backend.shown for backend in self.config.backend]
+        self.log.notice("info", f"{text}, backend {' '.join(backends)}")
+
+
+_NO_SET_ID = (
+    "backend.command: set-id programs do not work here (no_new_privs), and qmail-queue"
+    " is one: qmail-smtpd will answer 451 (set NoNewPrivileges=no in the systemd unit)"
+)
 
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

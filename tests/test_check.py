@@ -237,6 +237,39 @@ class TestAccounts:
         assert found[-1].endswith("2 more homes like these: mend all of them")
 
 
+def test_every_backend_is_named(tmp_path: Path) -> None:
+    """F-backends: each with its place in the file, and what it will serve."""
+    path = lay_out(tmp_path)
+    text = path.read_text()
+    assert text.count("[backend]") == 1
+    text = text.replace("[backend]", '[listen]\naddresses = ["[::]:26"]\n[[backend]]')
+    text += (
+        '[[backend]]\naddress = "unix:/nowhere/socket"\nweight = 3\n'
+        '[[backend]]\naddress = "localhost:26"\nbackup = true\n'
+        'domains = ["example.org", ".example.org"]\n'
+        '[[backend]]\naddress = "192.0.2.1:25"\n'
+        'domains = [".example.org", "example.org"]\n'
+    )
+    path.write_text(text)
+    status, output = run(path)
+    assert status == 1
+    lines = [line for line in output.splitlines() if "backend[" in line]
+    where: dict[str, list[str]] = {}
+    for line in lines:
+        match = re.search(r"config.toml:(\d+): (backend\[\d\])", line)
+        assert match
+        assert "address" in text.splitlines()[int(match[1]) - 1]
+        where.setdefault(match[2], []).append(line)
+    assert (
+        "all domains that no other one serves, with weight 1" in where["backend[1]"][0]
+    )
+    assert "there is no such socket" in where["backend[2]"][0]
+    assert "with weight 3" in where["backend[2]"][1]
+    assert "is where the front door itself listens" in where["backend[3]"][0]
+    assert "serves example.org, .example.org, as a backup" in where["backend[3]"][1]
+    assert len(where["backend[4]"]) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -277,6 +310,21 @@ def test_a_socket_that_is_not_there(
     assert status == 0
     (told,) = grave(output, tmp_path)
     assert told.startswith("warning: environment: BACKSTOP_BACKEND__ADDRESS = ")
+
+
+def test_a_command_and_rules_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lay_out(tmp_path)
+    path.write_text(path.read_text().replace("address", "command"))
+    monkeypatch.setenv("BACKSTOP_BACKEND__COMMAND", "/no/such/program x")
+    monkeypatch.setenv("BACKSTOP_LISTEN__TCPRULES", "/etc/tcp.smtp.cdb")
+    status, output = run(path)
+    assert status == 1
+    command, rules = grave(output, tmp_path)
+    assert command.startswith("error: environment: BACKSTOP_BACKEND__COMMAND = ")
+    assert command.endswith('name "/no/such/program" by its whole path')
+    assert "/etc/tcp.smtp.cdb: No such file" in rules
 
 
 def test_no_qmail_there(tmp_path: Path) -> None:

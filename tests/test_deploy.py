@@ -40,6 +40,17 @@ def test_systemd_takes_the_unit(units: Path, name: str) -> None:
     assert done.returncode == 0
 
 
+def test_systemd_takes_the_drop_in_for_a_command(units: Path) -> None:
+    place = units / "backstop.service.d"
+    place.mkdir()
+    (units / "command.conf").rename(place / "command.conf")
+    done = _analyze("verify", str(units / "backstop.service"))
+    told = done.stdout + done.stderr
+    assert "backstop" not in told, told
+    assert "command.conf" not in told, told
+    assert done.returncode == 0
+
+
 def test_the_sandbox_is_strict(units: Path) -> None:
     """The exposure that deploy/README.md states, of 10."""
     unit = str(units / "backstop.service")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.config import Config, load
-from proxy.config.model import key_paths
+from proxy.config.keys import key_paths
 from proxy.rules import qmail as qmail_rule
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
@@ -187,7 +187,7 @@ def test_the_readmes_configuration_is_what_it_says() -> None:
     (text,) = blocks(ROOT / "README.md", "toml")
     config = Config.model_validate(tomllib.loads(text))
     assert config.mode == "observe"
-    assert config.backend.address == "127.0.0.1:2525"
+    assert config.backend[0].address == "127.0.0.1:2525"
     assert config.qmail.default_delivery == Config().qmail.default_delivery
 
 

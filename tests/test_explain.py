@@ -22,6 +22,7 @@ from proxy.rules.engine import Engine
 from proxy.rules.verdict import Answer, Kind, Question, Verdict
 from proxy.smtp import replies
 from tests.support import small_host
+from tests.support.cdbmake import make_cdb
 
 PROJECT = Path(__file__).parent.parent
 
@@ -217,6 +218,28 @@ class TestOptions:
         away, _ = asked("192.0.2.9", "@virt.test")
         assert away["verdict"] == "reject"
         assert "relay.trusted" not in str(away["trace"])
+
+    def test_a_client_with_a_rule_in_tcp_smtp(self, config: Path) -> None:
+        rules = [(b"192.0.2.", b"+RELAYCLIENT=\0"), (b"192.0.3.1", b"D\0")]
+        path = config.parent / "host/etc/tcp.smtp.cdb"
+        path.write_bytes(make_cdb(rules))
+
+        def asked(client: str) -> dict[str, Any]:
+            given = ["--json", "--client", client, "x@elsewhere.test"]
+            done = run(config, *given, BACKSTOP_LISTEN__TCPRULES="/etc/tcp.smtp.cdb")
+            found: dict[str, Any] = json.loads(done.stdout)
+            return found
+
+        found = asked("192.0.2.9")
+        assert found["verdict"] == "accept"
+        assert found["trace"][0] == {
+            "at": "listen.tcprules",
+            "note": "rule '192.0.2.' for 192.0.2.9 sets RELAYCLIENT; it may relay",
+        }
+        assert "denied" in asked("192.0.3.1")["trace"][0]["note"]
+        assert asked("192.0.3.2")["verdict"] == "reject"
+        path.write_bytes(b"short")
+        assert "421" in asked("192.0.2.9")["trace"][0]["note"]
 
     def test_the_percent_hack(self, tmp_path: Path) -> None:
         config = small_host.lay_out(tmp_path, percenthack="example.test\n")

@@ -45,6 +45,10 @@ class Breaker:
         """Whether attempts are being forbidden."""
         return 0 < self._failures <= self._in_a_row
 
+    def due(self, now: float) -> bool:
+        """Whether it is open, and an attempt may find out."""
+        return self.open and not self._probing and now >= self._until
+
     def forget(self) -> None:
         """It is another backend: nothing is known of it."""
         self._in_a_row = 0
@@ -55,7 +59,7 @@ class Breaker:
         :meth:`failed` or :meth:`abandoned`."""
         if not self.open:
             return Attempt.USUAL
-        if self._probing or now < self._until:
+        if not self.due(now):
             return Attempt.FORBIDDEN
         self._probing = True
         return Attempt.PROBE

@@ -49,6 +49,8 @@ class Channel(asyncio.Protocol):
         "born",
         "deadline",
         "helo",
+        "identity",
+        "introduced",
         "lost_why",
         "offered",
         "owner",
@@ -67,6 +69,9 @@ class Channel(asyncio.Protocol):
         self.born = now
         self.deadline = float("inf")
         self.helo: bytes | None = None  # what the backend was told last
+        # What XCLIENT or XFORWARD may say here, and whether XCLIENT has.
+        self.identity: frozenset[bytes] = frozenset()
+        self.introduced = False
         self.lost_why = ""
         self.offered: frozenset[bytes] = frozenset()
         self.owner: ChannelOwner | None = None

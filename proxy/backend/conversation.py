@@ -1,8 +1,10 @@
 """One client session's conversation with the backend.
 
 Knows: when a connection is opened (late), what goes out together, which of the
-backend's answers may be passed on, when a lost connection may be replaced
-without anybody noticing.  Knows not: the client's side; the ``Listener`` does.
+backend's answers may be passed on, when a lost connection may be replaced, or
+another backend tried, without anybody noticing.  Knows not: the client's side
+(the ``Listener`` does), which backends there are to try
+(:mod:`proxy.backend.choice`).
 One conversation is made per session, and outlives it while an answer to a
 final dot is awaited.
 """
@@ -12,37 +14,18 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from proxy.backend import identity
 from proxy.backend.channel import Channel
+from proxy.backend.choice import Group
 from proxy.backend.client import Client
+from proxy.backend.listener import Listener
 from proxy.backend.pool import Backend
 from proxy.smtp import replies
 from proxy.smtp.command import for_backend
 from proxy.smtp.reply import Reply
-
-
-class Listener(Protocol):
-    """The session; see :class:`proxy.smtp.dialogue.Dialogue` for the answers."""
-
-    def recipient_answered(self, reply: Reply) -> None:
-        """The backend's answer to the oldest recipient it was told."""
-
-    def data_answered(self, reply: Reply) -> None:
-        """The backend's answer to DATA."""
-
-    def message_answered(self, reply: Reply) -> None:
-        """The backend's answer to the final dot."""
-
-    def relay_failed(self, reply: Reply, step: str, why: str) -> None:
-        """The backend is lost; ``reply`` is for the client, the rest for the log."""
-
-    def relay_blocked(self) -> None:
-        """The backend does not keep up: hand in nothing more."""
-
-    def relay_writable(self) -> None:
-        """It does again."""
 
 
 class _Step(enum.Enum):
@@ -64,12 +47,14 @@ class Conversation:
         "_channel",
         "_client",
         "_fresh",
+        "_group",
         "_helo",
         "_left",
         "_listener",
         "_mail",
         "_mail_refusal",
         "_opening",
+        "_others",
         "_prefix",
         "_promised",
         "_ready",
@@ -77,10 +62,10 @@ class Conversation:
         "_step",
     )
 
-    def __init__(
-        self, backend: Backend, listener: Listener, client: Client | None
-    ) -> None:
-        self._backend = backend
+    def __init__(self, group: Group, listener: Listener, client: Client | None) -> None:
+        self._group = group
+        self._others: list[Backend] = []  # that this transaction may still try
+        self._backend = group.backends[0]
         self._client = client
         self._listener = listener
         self._channel: Channel | None = None
@@ -97,7 +82,27 @@ class Conversation:
         self._reset_first = False
         self._step = _Step.IDLE
 
+    @property
+    def backend(self) -> Backend:
+        """The one that is spoken to, or was last."""
+        return self._backend
+
+    @property
+    def group(self) -> Group:
+        """The backends that may serve what comes."""
+        return self._group
+
     # Requests.
+
+    def turn_to(self, group: Group) -> bool:
+        """Have what comes served by ``group``; ``False`` while the transaction
+        that is under way may have a recipient at another one."""
+        if self._asked or self._promised:
+            return False
+        self._let_go()
+        self._forget_transaction()
+        self._group = group
+        return True
 
     def recipient(self, helo: bytes, mail: bytes, argument: bytes) -> None:
         """Tell the backend of a recipient; ``mail`` and ``argument`` are the
@@ -106,10 +111,12 @@ class Conversation:
         if self._channel is None:
             if self._opening is None:
                 self._helo, self._mail = helo, mail
+                self._others = self._group.candidates()
                 self._connect()
         elif self._ready:
             if self._step is _Step.IDLE:
                 self._mail = mail
+                self._others = self._group.others(self._backend)
                 self._send_envelope()
             else:
                 self._ask((self._rcpt(argument), self._rcpt_answered))
@@ -153,17 +160,8 @@ class Conversation:
     def leave(self) -> None:
         """The client's session is over."""
         self._left = True
-        if self._opening is not None:
-            self._opening.cancel()
-            self._opening = None
-        channel = self._channel
-        if channel is None or self._step is _Step.DOT:
-            return  # a final dot's answer is waited for, and logged
-        if self._ready and channel.usable and self._step is not _Step.MESSAGE:
-            self._backend.release(channel)
-        else:
-            self._backend.discard(channel)
-        self._forget_channel()
+        if self._step is not _Step.DOT:  # its answer is waited for, and logged
+            self._let_go()
 
     # The channel's owner.
 
@@ -189,30 +187,76 @@ class Conversation:
     # Inside: opening.
 
     def _may_retry(self) -> bool:
-        """Once, on a connection that had been used before, and only while the
-        client was promised nothing on it."""
-        return bool(self._asked) and not self._promised and not self._fresh
+        """Once where it was, if that was a connection that had been used
+        before, then at the other backends; and only while the client was
+        promised nothing."""
+        if not self._asked or self._promised:
+            return False
+        if not self._fresh:
+            self._fresh = True
+            self._others.insert(0, self._backend)
+        return bool(self._others)
 
     def _connect(self) -> None:
-        channel = None if self._fresh else self._backend.reuse(self._client)
+        """Go to the first of those that may be tried."""
+        backend = self._others.pop(0)
+        if backend is not self._backend:
+            self._backend = backend
+            self._fresh = False
+        channel = None if self._fresh else backend.reuse(self._client)
         if channel is not None:
             self._greet(channel)
             return
         self._fresh = True
-        self._opening = self._backend.open(self._client, self._greet, self._open_failed)
+        self._opening = backend.open(
+            self._client,
+            partial(self._opened, backend),
+            partial(self._open_failed, backend),
+        )
 
-    def _open_failed(self, step: str, why: str) -> None:
+    def _awaited(self, backend: Backend) -> bool:
+        """Whether its connection is still wanted: an attempt cannot always be
+        cancelled in time."""
+        wanted = self._opening is not None and backend is self._backend
+        return wanted and not self._left
+
+    def _opened(self, backend: Backend, channel: Channel) -> None:
+        if not self._awaited(backend):
+            backend.release(channel)
+            return
         self._opening = None
-        self._fail(replies.BACKEND_UNREACHABLE, step, why)
+        self._greet(channel)
+
+    def _open_failed(self, backend: Backend, step: str, why: str) -> None:
+        if not self._awaited(backend):
+            return
+        self._opening = None
+        if step == "connections":  # enough was waited
+            self._others = [other for other in self._others if not other.full]
+        if self._others and self._asked:
+            self._listener.backend_passed_over(step, why)
+            self._connect()
+        else:
+            self._fail(replies.BACKEND_UNREACHABLE, step, why)
+
+    def _let_go(self) -> None:
+        """Use the connection no more: give it back if it is in order."""
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        channel = self._channel
+        if channel is None:
+            return
+        if self._ready and channel.usable and self._step is not _Step.MESSAGE:
+            self._backend.release(channel)
+        else:
+            self._backend.discard(channel)
+        self._forget_channel()
 
     def _greet(self, channel: Channel) -> None:
         """Say EHLO with the client's own name; it also resets a connection
         that was used before (RFC 5321 §4.1.4).  Where that was done under the
         same name, RSET is enough, and goes out with the envelope."""
-        self._opening = None
-        if self._left:  # it could not be cancelled in time
-            self._backend.release(channel)
-            return
         self._channel = channel
         self._ready = False
         channel.owner = self
@@ -231,7 +275,10 @@ class Conversation:
             channel.offered = frozenset(
                 line.partition(b" ")[0].upper() for line in reply.lines[1:]
             )
-            self._begin()
+            if self._backend.settings.identify:
+                self._introduce(channel, reply.lines[1:])
+            else:
+                self._begin()
         elif 400 <= reply.code < 600 and reply.code != 421:
             channel.offered = frozenset()
             channel.helo = None
@@ -240,10 +287,38 @@ class Conversation:
             self._confused("EHLO", reply)
 
     def _helo_answered(self, reply: Reply) -> None:
-        if reply.code == 250:
-            self._begin()
-        else:
+        if reply.code != 250:
             self._confused("HELO", reply)
+        elif self._backend.settings.identify:
+            assert self._channel is not None
+            self._introduce(self._channel, ())
+        else:
+            self._begin()
+
+    def _introduce(self, channel: Channel, offers: Sequence[bytes]) -> None:
+        """Say who the client is, once a connection (XCLIENT), or see whether it
+        may be said with each message (XFORWARD)."""
+        identify = self._backend.settings.identify
+        channel.identity = identity.attributes(identify.upper().encode(), offers)
+        client = self._client
+        if identify == "xforward" or channel.introduced or client is None:
+            self._begin()
+        elif b"ADDR" in channel.identity:
+            channel.introduced = True
+            command = identity.xclient(client, self._helo, channel.identity)
+            self._ask((command, self._introduced))
+        else:  # mail would pass for ours, which may have other rights
+            self._backend.discard(channel)
+            self._forget_channel()
+            why = "the backend does not offer XCLIENT ADDR to us"
+            self._lost(replies.BACKEND_CONFUSED, "EHLO", why)
+
+    def _introduced(self, reply: Reply) -> None:
+        """It begins anew: with a greeting, and then EHLO."""
+        if reply.code == 220:
+            self._ask((b"EHLO " + (self._helo or self._backend.hostname), self._ehlo))
+        else:
+            self._confused("XCLIENT", reply)
 
     def _begin(self) -> None:
         self._ready = True
@@ -262,6 +337,9 @@ class Conversation:
         if self._reset_first:
             self._reset_first = False
             commands.insert(0, (b"RSET", self._reset_answered))
+        if channel.identity and self._client is not None and not channel.introduced:
+            told = identity.xforward(self._client, self._helo, channel.identity)
+            commands.insert(len(commands) - 1, (told, self._forwarded))
         commands += [(self._rcpt(rcpt), self._rcpt_answered) for rcpt in self._asked]
         self._ask(*commands)
 
@@ -271,6 +349,11 @@ class Conversation:
     def _reset_answered(self, reply: Reply) -> None:
         if not reply.positive:
             self._confused("RSET", reply)
+
+    def _forwarded(self, reply: Reply) -> None:
+        """Only the backend's log knows less if it is refused."""
+        if not reply.positive and not _is_refusal(reply):
+            self._confused("XFORWARD", reply)
 
     def _mailed(self, reply: Reply) -> None:
         if reply.code == 250:
@@ -341,7 +424,8 @@ class Conversation:
     def _lost(self, reply: Reply, step: str, why: str) -> None:
         """The channel is gone: replace it if nobody can notice, else fail."""
         if self._may_retry():
-            self._fresh = True
+            if self._others[0] is not self._backend:
+                self._listener.backend_passed_over(step, why)
             self._forget_transaction()
             self._connect()
         else:

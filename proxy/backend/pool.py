@@ -8,6 +8,7 @@ by ``conversation``; made by the service.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,18 +19,26 @@ import aiosmtplib
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
+from proxy.backend.program import CannotStart, NoPlace, Say
+from proxy.backend.reach import Reach, Reached
+from proxy.backend.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; times in seconds.
 
-    ``host`` and ``port``, or ``path`` of a Unix socket.  With ``context``, the
-    connection is encrypted: after STARTTLS, or from the start.  The times are shorter
+    ``host`` and ``port``, or ``path`` of a Unix socket, or ``command``, a program
+    to be run for each client, ``command_concurrency`` at a time.  With ``context``,
+    the connection is encrypted: after STARTTLS, or from the start.  ``transparent``
+    connects from the client's own address; ``send_proxy`` ("v1", "v2") and
+    ``identify`` ("xclient", "xforward") tell of it.  The times are shorter
     than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
     connections are kept for ``kept_seconds``.  After ``breaker_failures``
     attempts to connect that failed in a row, none is made for
-    ``breaker_seconds``; 0 of them: attempts are always made.
+    ``breaker_seconds``; 0 of them: attempts are always made.  There are at most
+    ``connections`` at a time, 0 is no limit; who wants one more waits for
+    ``connection_wait``.
     """
 
     host: str = "127.0.0.1"
@@ -45,8 +54,27 @@ class BackendSettings:
     kept_seconds: float = 30.0
     breaker_failures: int = 5
     breaker_seconds: float = 2.0
+    connections: int = 0
+    connection_wait: float = 5.0
+    command: tuple[str, ...] = ()
+    command_concurrency: int = 40
+    transparent: bool = False
+    send_proxy: str = ""
+    identify: str = ""
+
+    @property
+    def reaches(self) -> bool:
+        """Whether connecting takes more than a connection."""
+        return bool(self.command or self.transparent or self.send_proxy)
+
+    @property
+    def per_client(self) -> bool:
+        """Whether a connection is one client's, and nobody else's after it."""
+        return self.reaches or self.identify == "xclient"
 
     def __str__(self) -> str:
+        if self.command:
+            return f"command:{shlex.join(self.command)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
 
@@ -54,7 +82,12 @@ class BackendSettings:
 def _same_place(one: BackendSettings, other: BackendSettings) -> bool:
     """A context is made anew at every HUP: its files may be others."""
     same_context = one.context is other.context and one.starttls == other.starttls
-    return same_context and str(one) == str(other)
+    same_way = _way(one) == _way(other)
+    return same_context and same_way and str(one) == str(other)
+
+
+def _way(settings: BackendSettings) -> tuple[bool, str, str]:
+    return settings.transparent, settings.send_proxy, settings.identify
 
 
 # A connection is not used for ever: leaks in old servers stay small.
@@ -63,7 +96,12 @@ _AGE_MAX = 600.0
 
 OnChannel = Callable[[Channel], None]
 OnFailure = Callable[[str, str], None]
-"""Gets the step (``connect``, or ``breaker`` where none was tried) and why."""
+"""Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried)
+and why."""
+
+
+def say_nothing(level: str, text: str) -> None:
+    """A :data:`~proxy.backend.program.Say` without a log."""
 
 
 class Backend:
@@ -79,7 +117,9 @@ class Backend:
         settings: BackendSettings,
         hostname: bytes,
         clock: Callable[[], float] | None = None,
+        say: Say = say_nothing,
     ) -> None:
+        """``say`` hears what programs write to standard error."""
         self.settings = settings
         self.hostname = hostname
         self.up: bool | None = None
@@ -92,16 +132,40 @@ class Backend:
         self._loop = asyncio.get_running_loop()
         self.now = clock or self._loop.time
         """Deadlines are held against it, in seconds."""
+        self._reach = Reach(hostname, self.now, say)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
+        self._slots = Slots(settings.connections)
+        self._retired = False
+
+    def __str__(self) -> str:
+        return str(self.settings)
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is left in peace, after too many failures to connect."""
+        return self._breaker.open
+
+    @property
+    def full(self) -> bool:
+        """Whether somebody who wants a connection would have to wait."""
+        settings = self.settings
+        if settings.command and self._programs >= settings.command_concurrency:
+            return True
+        return not (self._idle or self._room)
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
         return len(self._live)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is open, or being opened, or a program is there still."""
+        return bool(self._live or self._opening or self._programs)
+
     def use(self, settings: BackendSettings) -> None:
         """Other settings from now on.  Where they name another place, or another
-        way to encrypt, no connection of before serves a further session."""
+        way to it, no connection of before serves a further session."""
         if not _same_place(settings, self.settings):
             self.up, self.trouble = None, ""
             for channel in self._live:
@@ -111,7 +175,17 @@ class Backend:
             self._idle.clear()
             self._breaker.forget()
         self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
+        self._slots.limit = settings.connections
         self.settings = settings
+        self._serve_waiting()
+
+    def retire(self) -> None:
+        """It is not configured any more: what is under way is finished, and no
+        connection serves a further session."""
+        self._retired = True
+        for channel in self._idle:
+            self._end(channel)
+        self._idle.clear()
 
     def reuse(self, client: Client | None) -> Channel | None:
         """An idle connection that is still good for ``client``, if there is one."""
@@ -132,7 +206,11 @@ class Backend:
 
         The task may be cancelled; then neither is, unless it is too late.
         """
-        task = self._loop.create_task(self._open(on_channel, on_failure))
+        if self._slots.limit:
+            work = self._open_in_turn(client, on_channel, on_failure)
+        else:
+            work = self._open(client, on_channel, on_failure)
+        task = self._loop.create_task(work)
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return task
@@ -142,22 +220,33 @@ class Backend:
         channel.owner = None
         channel.used += 1
         young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
-        good = channel.usable and young
+        good = channel.usable and young and not self._retired
+        good = good and not self.settings.per_client
         if good and len(self._idle) < self.settings.kept:
             # While it is idle, the time of its release.
             channel.deadline = self.now()
             self._idle.append(channel)
         else:
             self._end(channel)
+        self._serve_waiting()
+
+    def try_again(self) -> None:
+        """Find out whether it is back, for nobody's message, if it is down and
+        may be tried; called about once a second where there are several."""
+        resting = self._breaker.open and not self._breaker.due(self.now())
+        if self.up is False and not resting and not self._opening:
+            self.open(None, self.finish, lambda step, why: None)
 
     def finish(self, channel: Channel) -> None:
         """End a connection that is not to be used again, politely if it can be."""
         self._end(channel)
+        self._serve_waiting()
 
     def discard(self, channel: Channel) -> None:
         """End a connection at once: what is on its way must not arrive."""
         channel.discard()
         self._live.discard(channel)
+        self._serve_waiting()
 
     def sweep(self) -> None:
         """End what is overdue; called about once a second."""
@@ -176,6 +265,9 @@ class Backend:
             elif channel not in kept and channel.deadline < now:
                 self._live.discard(channel)
                 channel.drop(f"{channel.step}: no answer in time")
+        self._reach.programs.sweep()
+        self._serve_waiting()
+        self._slots.give_up(now)
 
     async def close(self) -> None:
         """End every connection and every attempt at one."""
@@ -188,6 +280,7 @@ class Backend:
         for channel in list(self._live):
             self._end(channel)
         self._idle.clear()
+        await self._reach.programs.close()
 
     def _end(self, channel: Channel) -> None:
         self._live.discard(channel)
@@ -196,47 +289,160 @@ class Backend:
         else:
             channel.discard()
 
-    async def _open(self, on_channel: OnChannel, on_failure: OnFailure) -> None:
-        breaker, place = self._breaker, self.settings
+    @property
+    def _programs(self) -> int:
+        return self._reach.programs.count
+
+    # Inside: the cap.
+
+    @property
+    def _room(self) -> bool:
+        slots = self._slots
+        if not slots.limit:
+            return True
+        return slots.room(sum(not channel.lost_why for channel in self._live))
+
+    async def _open_in_turn(
+        self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
+    ) -> None:
+        """Where there is a cap: make one, or wait, and have one or make one."""
+        slots = self._slots
+        if self._make_room():
+            slots.opening += 1
+        else:
+            limit, patience = slots.limit, self.settings.connection_wait
+            waiting = slots.wait(client, self.now() + patience)
+            try:
+                if patience:
+                    await asyncio.wait({waiting.granted})
+            except asyncio.CancelledError:
+                self._not_wanted(waiting.granted)
+                raise
+            if waiting.granted.cancelled() or not patience:
+                waiting.granted.cancel()
+                on_failure("connections", f"all {limit} connections are in use")
+                return
+            channel = waiting.granted.result()
+            if channel is not None:
+                on_channel(channel)
+                return
+        try:
+            await self._open(client, on_channel, on_failure)
+        finally:
+            slots.opening -= 1
+            self._serve_waiting()
+
+    def _make_room(self) -> bool:
+        """Whether one more may be made, if need be in an idle one's place."""
+        if not self._room and self._idle:
+            self._end(self._idle.pop(0))
+        return self._room
+
+    def _not_wanted(self, granted: asyncio.Future[Channel | None]) -> None:
+        """Who waited has left; perhaps in the moment of being served."""
+        if granted.done() and not granted.cancelled():
+            channel = granted.result()
+            if channel is None:
+                self._slots.opening -= 1
+                self._serve_waiting()
+            else:
+                self.release(channel)
+        granted.cancel()
+
+    def _serve_waiting(self) -> None:
+        """What has become free is for those who wait, in their order."""
+        slots = self._slots
+        while (waiting := slots.first()) is not None:
+            channel = self.reuse(waiting.client)
+            if channel is None:
+                if not self._make_room():
+                    return
+                slots.opening += 1
+            waiting.granted.set_result(channel)
+
+    async def _open(
+        self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
+    ) -> None:
+        breaker, settings = self._breaker, self.settings
         attempt = breaker.admit(self.now())
         if attempt is Attempt.FORBIDDEN:
             on_failure("breaker", f"not tried again yet: {self.trouble}")
             return
-        client = self._client()
+        reached: Reached | None = None
         try:
-            await client.connect()
+            if settings.reaches:
+                reached = await self._reach(settings, client)
+            smtp = self._client(reached)
+            await smtp.connect()
             # uvloop's transports are not registered as asyncio's.
-            transport = cast(asyncio.Transport | None, client.transport)
+            transport = cast(asyncio.Transport | None, smtp.transport)
             if transport is None or transport.is_closing():
                 raise ConnectionError("the backend closed the connection")
-        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-            breaker.failed(attempt, self.now())
-            self.up = False
-            self.trouble = f"connect: {error}"
-            on_failure("connect", self.trouble)
-            return
+        except NoPlace as error:
+            breaker.abandoned(attempt)  # the backend is there: too many of us
+            on_failure("connections", str(error))
+        except _TROUBLE as error:
+            _give_up(reached)
+            why = f"connect: {error or type(error).__name__}"
+            late = isinstance(error, TimeoutError) and not settings.command
+            if reached is not None and not (late or _about_tls(error)):
+                # It is there.  Its greeting is about this one client.
+                breaker.succeeded()
+            else:
+                breaker.failed(attempt, self.now())
+                self.up = False
+                self.trouble = why
+            on_failure("connect", why)
         except asyncio.CancelledError:
+            _give_up(reached)
             breaker.abandoned(attempt)
             raise
-        breaker.succeeded()
-        self.up = True
-        self.trouble = ""
-        channel = Channel(client, transport, self.now())
-        if not _same_place(place, self.settings):  # another one, while it was opened
-            channel.used = _USES_MAX
-        self._live.add(channel)
-        on_channel(channel)
+        else:
+            breaker.succeeded()
+            self.up = True
+            self.trouble = ""
+            channel = Channel(smtp, transport, self.now())
+            if reached is not None and reached.program is not None:
+                reached.program.connection = channel
+            if not _same_place(settings, self.settings):  # another, meanwhile
+                channel.used = _USES_MAX
+            self._live.add(channel)
+            on_channel(channel)
 
-    def _client(self) -> aiosmtplib.SMTP:
+    def _client(self, reached: Reached | None) -> aiosmtplib.SMTP:
         settings = self.settings
+        named = not settings.path and not settings.command
         return aiosmtplib.SMTP(
-            hostname=None if settings.path else settings.host,
-            port=None if settings.path else settings.port,
-            socket_path=settings.path or None,
-            timeout=settings.connect_timeout,
+            # Where there is a socket already, its certificate's name.
+            hostname=settings.host if named else None,
+            port=settings.port if named and reached is None else None,
+            socket_path=settings.path or None if reached is None else None,
+            sock=reached.sock if reached is not None else None,
+            # What stands before qmail-smtpd may ask DNS before it greets.
+            timeout=settings.command_timeout
+            if settings.command
+            else settings.connect_timeout,
             # Else the library asks the resolver for our name, in a thread.
             local_hostname=self.hostname.decode("ascii", "replace"),
             start_tls=settings.context is not None and settings.starttls,
             use_tls=settings.context is not None and not settings.starttls,
             tls_context=settings.context,
         )
+
+
+_TROUBLE = (aiosmtplib.SMTPException, CannotStart, OSError, ValueError)
+
+
+def _about_tls(error: BaseException) -> bool:
+    """Whether it failed for want of STARTTLS or of a good certificate, which is
+    the same for every client."""
+    wanting = type(error) is aiosmtplib.SMTPException
+    return wanting or isinstance(error.__cause__ or error, ssl.SSLError)
+
+
+def _give_up(reached: Reached | None) -> None:
+    """No connection came of it."""
+    if reached is not None:
+        reached.sock.close()
+        if reached.program is not None:
+            reached.program.given_up = True

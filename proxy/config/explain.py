@@ -15,7 +15,8 @@ from typing import get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from proxy.config.model import KeyPath, QmailRule, key_paths, section_at
+from proxy.config.keys import key_paths, section_at
+from proxy.config.model import KeyPath, QmailRule
 from proxy.config.problem import Problem, key_text, line_of, shown
 
 SECRET_SUFFIX = "_FILE"
@@ -24,11 +25,12 @@ SECRET_SUFFIX = "_FILE"
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where values came from: a file with its text, and the variables that
-    set a key."""
+    set a key.  ``several``: the backends are a list, not one table."""
 
     file: str
     text: str
     variables: Mapping[KeyPath, str]
+    several: bool = False
 
     def variable(self, path: KeyPath) -> str | None:
         """The variable that set the value at ``path``, if one did."""
@@ -53,6 +55,8 @@ def problems_of(error: ValidationError, sources: Sources) -> list[Problem]:
 
 def _problem(details: ErrorDetails, sources: Sources) -> Problem:
     path = _model_path(details["loc"])
+    if path[:2] == ("backend", 0) and not sources.several:
+        path = ("backend", *path[2:])
     what, remedy = _explained(details, path)
     value = _offending(details)
     variable = sources.variable(path)
@@ -78,6 +82,8 @@ def _offending(details: ErrorDetails) -> str:
     value = details["input"]
     if details["type"] == "missing" or isinstance(value, dict):
         return ""
+    if details["loc"] == ("backend",) and isinstance(value, list | tuple):
+        return ""  # the tables of all of them
     return shown(value)
 
 
@@ -121,6 +127,8 @@ def _default_remedy(path: KeyPath) -> str:
     """How to write it, or the default."""
     if path == ("rules",):
         return "begin each rule with a line [[rules]]"
+    if section_at(path) and path[0] == "backend":
+        return "write its keys below a line [backend], or [[backend]] for several"
     if section_at(path):
         return f"write its keys below a line [{path[0]}]"
     while isinstance(path[-1], int):

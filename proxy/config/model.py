@@ -1,17 +1,19 @@
 """Every key that an administrator may set, with its default and its meaning.
 
-Knows: names, types, defaults, texts.  Knows not: where values come from.
+Knows: names, types, defaults, texts.  Knows not: where values come from, what
+the keys of a table are (:mod:`proxy.config.keys`).
 ``proxy.config_docs`` makes config.example.toml of it, in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
+from proxy.config.groups import check_groups
 from proxy.config.limits import Limits
 from proxy.config.process import Process
 from proxy.config.section import Section
@@ -22,6 +24,7 @@ from proxy.config.values import (
     Address,
     BackendAddress,
     Character,
+    Domain,
     HostName,
     IPv4,
     ListenAddress,
@@ -29,12 +32,15 @@ from proxy.config.values import (
     RelayNetwork,
     Seconds,
     Text,
+    Weight,
     Whole,
     is_loopback,
+    one_or_more,
     read_address,
     split_list,
     tables,
 )
+from proxy.config.ways import Ways
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: ``("limits", "connections")``, ``("rules", 0, "type")``."""
@@ -69,6 +75,14 @@ class Listen(Section):
         description="Processes that share the listening addresses. One serves"
         " thousands of connections; raise it when one CPU is busy all the time."
         " Limits hold for all of them together, and metrics are added up.",
+    )
+    tcprules: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/tcp.smtp.cdb"],
+        description="A file of tcprules, below qmail.root, asked once a session by the"
+        " client's address as tcpserver -x does. deny: the client is told 554."
+        " RELAYCLIENT: it may relay. All variables are in the environment of"
+        " backend.command. A file that cannot be read: 421. Default: none.",
     )
 
     @property
@@ -117,9 +131,11 @@ class Qmail(Section):
     )
 
 
-class Backend(Section):
+class Backend(Ways, Section):
     """qmail-smtpd on its other port, where accepted mail goes. It must not be
-    reachable from outside, or the front door can be walked around."""
+    reachable from outside, or the front door can be walked around. Or, instead of
+    a port, qmail-smtpd as a program for each client. Several of them: a table
+    [[backend]] for each, see docs/backends.md."""
 
     address: BackendAddress = Field(
         default="127.0.0.1:2525",
@@ -147,12 +163,12 @@ class Backend(Section):
     connect_timeout: Seconds = Field(
         default=10.0,
         description="Seconds for a connection and its greeting. After it the client"
-        " is told to come again (451).",
+        " is told to come again (451). With command: for a place among those that run.",
     )
     command_timeout: Seconds = Field(
         default=60.0,
-        description="Seconds for the answer to MAIL, RCPT and DATA. Raise it if"
-        " qmail-smtpd is patched to do slow look-ups there.",
+        description="Seconds for the answer to MAIL, RCPT and DATA, and for a command's"
+        " greeting. Raise it if qmail-smtpd is patched to do slow look-ups there.",
     )
     data_timeout: Seconds = Field(
         default=120.0,
@@ -186,16 +202,51 @@ class Backend(Section):
         description="Seconds without an attempt after that. Then one client's message"
         " tries: if it gets through, all is as before; else the pause begins anew.",
     )
+    connections: Whole = Field(
+        default=0,
+        description="Connections to it at a time, idle ones included, for each of"
+        " listen.workers. Less than tcpserver's -c, which leaves what is beyond"
+        " waiting without a word. 0: no limit.",
+    )
+    connection_wait: Seconds = Field(
+        default=5.0,
+        description="Seconds to wait where that many are in use, before the next"
+        " backend is asked, or the client is told to come again (451).",
+    )
+    domains: Annotated[tuple[Domain, ...], BeforeValidator(split_list)] = Field(
+        default=(),
+        description="The recipients' domains that it serves, as in rcpthosts:"
+        ' ["example.org", ".example.org"]. Empty: those that no other backend'
+        " serves. One message goes to one backend: clients send it again for the"
+        " other recipients.",
+    )
+    weight: Weight = Field(
+        default=1,
+        description="Its share of the sessions among the backends of the same"
+        " domains: one of weight 2 gets twice as many as one of weight 1.",
+    )
+    backup: bool = Field(
+        default=False,
+        description="Use it only while no other backend of the same domains can be"
+        " used. Several of them are asked in the order of this file.",
+    )
+
+    @property
+    def shown(self) -> str:
+        """Where accepted mail goes, in words."""
+        return self.address if self.command is None else shlex.join(self.command)
 
     @property
     def unix_path(self) -> str | None:
         """The socket's path, if ``address`` is one."""
-        return self.address.removeprefix(UNIX) if self._is_unix else None
+        is_unix = self.command is None and self._is_unix
+        return self.address.removeprefix(UNIX) if is_unix else None
 
     @property
     def tcp(self) -> Address | None:
         """Host and port, if ``address`` is such."""
-        return None if self._is_unix else read_address(self.address)
+        other = self.command is not None or self._is_unix
+        return None if other else read_address(self.address)
 
     @property
     def verifies_tls(self) -> bool:
@@ -305,7 +356,12 @@ class Config(Section):
     listen: Listen = Listen()
     tls: Tls = Tls()
     qmail: Qmail = Qmail()
-    backend: Backend = Backend()
+    backend: Annotated[
+        tuple[Backend, ...],
+        BeforeValidator(one_or_more),
+        AfterValidator(check_groups),
+        Field(min_length=1),
+    ] = (Backend(),)
     message: Message = Message()
     rules: Annotated[
         tuple[QmailRule, ...], BeforeValidator(tables), Field(min_length=1)
@@ -323,50 +379,3 @@ class Config(Section):
     def source(self) -> Path | None:
         """The file it was read from; ``None`` without one."""
         return self._source
-
-
-def key_paths() -> Iterator[KeyPath]:
-    """Every key, in order; those of rules under number 0."""
-    for name in Config.model_fields:
-        section = section_at((name,))
-        if section is None:
-            yield (name,)
-        elif name == "rules":
-            yield from (("rules", 0, key) for key in section.model_fields)
-        else:
-            yield from ((name, key) for key in section.model_fields)
-
-
-def section_at(path: KeyPath) -> type[Section] | None:
-    """The model of the table at ``path``, ``None`` where there is no table."""
-    if not path:
-        return Config
-    if path[0] == "rules" and len(path) < 3:
-        return QmailRule
-    field = Config.model_fields.get(str(path[0])) if len(path) == 1 else None
-    kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
-class Key(NamedTuple):
-    """What there is to say about one key of a table."""
-
-    name: str
-    description: str
-    required: bool
-    default: object
-    examples: tuple[object, ...]
-
-
-def keys_of(section: type[Section]) -> Iterator[Key]:
-    """The keys of a table that are no tables themselves, in order."""
-    for name, field in section.model_fields.items():
-        if section is Config and section_at((name,)):
-            continue
-        yield Key(
-            name,
-            field.description or "",
-            field.is_required(),
-            field.default,
-            tuple(field.examples or ()),
-        )

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from proxy.config.explain import SECRET_SUFFIX, Sources, nearest, problems_of
-from proxy.config.model import Config, KeyPath, key_paths
+from proxy.config.keys import key_paths
+from proxy.config.model import Config, KeyPath
 from proxy.config.problem import ConfigError, Problem, printable, shown
 
 PREFIX = "BACKSTOP_"
@@ -41,9 +42,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """
     variables = _Variables(environ)
     file = _read_file(path, environ)
-    sources = Sources(str(file.path or "no file"), file.text, variables.names)
+    merged = _merge(_one_backend(file.table, variables), variables.table)
+    several = isinstance(merged.get("backend"), list)
+    name = str(file.path or "no file")
+    sources = Sources(name, file.text, variables.names, several)
     try:
-        config = Config.model_validate(_merge(file.table, variables.table))
+        config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(problems_of(error, sources)) from error
     config._source = file.path
@@ -155,6 +159,18 @@ def _toml_remedy(what: str) -> str:
     if what.startswith("Cannot declare"):
         return "the table stands there twice: put all its keys below the first"
     return 'text stands in quotes, and a table begins with a line like "[listen]"'
+
+
+def _one_backend(file: Table, variables: _Variables) -> Table:
+    """``file`` with one table where a variable sets one of its keys."""
+    backends = file.get("backend")
+    if "backend" not in variables.table or not isinstance(backends, list):
+        return file
+    if len(backends) > 1:
+        name = next(n for path, n in variables.names.items() if path[0] == "backend")
+        what = f"the file has {len(backends)} backends: which one is meant?"
+        raise _variable_error(name, "", what, "set it in the file")
+    return {**file, "backend": backends[0] if backends else {}}
 
 
 def _merge(below: Table, above: Table) -> Table:

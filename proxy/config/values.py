@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import shlex
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -37,7 +38,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
-def _wrong(what: str, remedy: str) -> PydanticCustomError:
+def wrong(what: str, remedy: str) -> PydanticCustomError:
     """An error of one of our own checks; ``explain`` takes it apart."""
     return PydanticCustomError("backstop", "wrong", {"what": what, "remedy": remedy})
 
@@ -46,21 +47,21 @@ def read_address(text: str) -> Address:
     """``host:port`` or ``[v6]:port``; any other text is an error."""
     host, colon, digits = text.rpartition(":")
     if "//" in text:
-        raise _wrong("is a URL", 'write "host:port" alone')
+        raise wrong("is a URL", 'write "host:port" alone')
     if not colon:
         if text.isdigit():
-            raise _wrong("is a port without a host", f'write "0.0.0.0:{text}"')
-        raise _wrong("has no port", 'write "host:port"')
+            raise wrong("is a port without a host", f'write "0.0.0.0:{text}"')
+        raise wrong("has no port", 'write "host:port"')
     if not _PORT.fullmatch(digits) or int(digits) > 65535:
-        raise _wrong("has no port between 0 and 65535", 'write "host:port"')
+        raise wrong("has no port between 0 and 65535", 'write "host:port"')
     if host.startswith("[") and host.endswith("]"):
         return Address(_ipv6(host[1:-1]), int(digits))
     if ":" in host:
-        raise _wrong("is an IPv6 address without brackets", 'write "[address]:port"')
+        raise wrong("is an IPv6 address without brackets", 'write "[address]:port"')
     if host in ("", "*"):
-        raise _wrong("has no host", f'write "0.0.0.0:{digits}" or "[::]:{digits}"')
+        raise wrong("has no host", f'write "0.0.0.0:{digits}" or "[::]:{digits}"')
     if not _HOST.fullmatch(host):
-        raise _wrong("is not a host name or IP address", 'write "host:port"')
+        raise wrong("is not a host name or IP address", 'write "host:port"')
     return Address(host, int(digits))
 
 
@@ -68,7 +69,7 @@ def _ipv6(text: str) -> str:
     try:
         ipaddress.IPv6Address(text)
     except ValueError:
-        raise _wrong(
+        raise wrong(
             "has no IPv6 address in its brackets", 'write "[2001:db8::1]:25"'
         ) from None
     return text
@@ -90,43 +91,43 @@ def _checked_address(text: str) -> str:
 def _checked_backend(text: str) -> str:
     if text.startswith(UNIX):
         if not text[len(UNIX) :].startswith("/"):
-            raise _wrong(
+            raise wrong(
                 "names a socket by a relative path",
                 'write "unix:/run/qmail-smtpd.socket"',
             )
         return text
     if read_address(text).port == 0:
-        raise _wrong("has port 0", "name the port that qmail-smtpd listens on")
+        raise wrong("has port 0", "name the port that qmail-smtpd listens on")
     return text
 
 
 def _checked_path(text: str) -> str:
     if not text.startswith("/"):
-        raise _wrong("is a relative path", "write the whole path, from /")
+        raise wrong("is a relative path", "write the whole path, from /")
     return _without_nul(text)
 
 
 def _without_nul(text: str) -> str:
     if "\0" in text:
-        raise _wrong("has a NUL in it", "take it out")
+        raise wrong("has a NUL in it", "take it out")
     return text
 
 
 def _checked_hostname(text: str) -> str:
     if len(text) > 255 or not _HOST.fullmatch(text):
-        raise _wrong("is not a host name", 'write it like "mx.example.org"')
+        raise wrong("is not a host name", 'write it like "mx.example.org"')
     return text
 
 
 def _checked_break(text: str) -> str:
     if len(text) != 1 or not "\x20" < text < "\x7f":
-        raise _wrong("is not one character", 'write the character of conf-break: "-"')
+        raise wrong("is not one character", 'write the character of conf-break: "-"')
     return text
 
 
 def _enough_recipients(number: int) -> int:
     if 0 < number < 100:
-        raise _wrong(
+        raise wrong(
             "is less than the 100 that RFC 5321 asks for (4.5.3.1.10)",
             "write 100 or more, or 0 for no limit",
         )
@@ -137,9 +138,22 @@ def _checked_ipv4(text: str) -> str:
     try:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise _wrong(
+        raise wrong(
             "is not an IPv4 address", 'write it like "192.0.2.1" (qmail knows no IPv6)'
         ) from None
+
+
+_DOMAIN = re.compile(r"[!-?A-~]+")
+
+
+def _checked_domain(text: str) -> str:
+    if "@" in text:
+        raise wrong("is an address", "write what stands behind the @")
+    if text.startswith("*."):
+        raise wrong("has a star", f'write "{text[1:]}", as in rcpthosts')
+    if not _DOMAIN.fullmatch(text) or text == ".":
+        raise wrong("is not a domain", 'write it like "example.org" or ".example.org"')
+    return text.lower()
 
 
 _ACCOUNT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?")
@@ -148,7 +162,7 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?")
 def _checked_account(value: object) -> object:
     text = str(value) if type(value) is int else value
     if isinstance(text, str) and not _ACCOUNT.fullmatch(text):
-        raise _wrong("is not the name or number of an account", 'write it like "joe"')
+        raise wrong("is not the name or number of an account", 'write it like "joe"')
     return text
 
 
@@ -159,18 +173,18 @@ def _network(value: object) -> Network:
     if isinstance(value, Network):
         return value
     if not isinstance(value, str):
-        raise _wrong("is not text", 'write it like "192.0.2.0/24"')
+        raise wrong("is not text", 'write it like "192.0.2.0/24"')
     try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
-        raise _wrong(
+        raise wrong(
             "is not an IP address or network", 'write it like "192.0.2.0/24"'
         ) from None
     address = value.partition("/")[0]
     if "/" in value and ipaddress.ip_address(address) != network.network_address:
         # 192.0.2.1/8 may well be a slip of the pen for /32: who may relay
         # is not a matter for guessing.
-        raise _wrong(
+        raise wrong(
             "is an address within a network, not a network",
             f'write "{network}" or "{address}"',
         )
@@ -184,7 +198,7 @@ def _relay_network(value: object) -> Network:
         if mapped is not None:  # ::ffff:192.0.2.0/120 is 192.0.2.0/24
             network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     if not network.prefixlen:
-        raise _wrong(
+        raise wrong(
             "is everybody: that would be an open relay",
             'name your own clients, like "192.0.2.0/24"',
         )
@@ -193,7 +207,7 @@ def _relay_network(value: object) -> Network:
 
 def _number_only(value: object) -> object:
     if isinstance(value, bool):
-        raise _wrong("must be a number", "write digits")
+        raise wrong("must be a number", "write digits")
     return value
 
 
@@ -210,6 +224,11 @@ def split_list(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
+def one_or_more(value: object) -> object:
+    """One table is a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def tables(value: object) -> object:
     """A list of tables from an environment variable: JSON."""
     if not isinstance(value, str):
@@ -217,7 +236,22 @@ def tables(value: object) -> object:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise _wrong("is not JSON", """write '[{"type": "qmail"}]'""") from None
+        raise wrong("is not JSON", """write '[{"type": "qmail"}]'""") from None
+
+
+def split_words(value: object) -> object:
+    """A command from one text: JSON, or words as a shell splits them; no shell
+    is asked, so there are no variables, pipes or wildcards."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return split_list(value)
+    try:
+        return shlex.split(value)
+    except ValueError:
+        raise wrong(
+            "has a quote that is not closed", 'write a list: ["program", "argument"]'
+        ) from None
 
 
 Whole = Annotated[int, BeforeValidator(_number_only), Field(ge=0, le=_WHOLE_MAX)]
@@ -231,6 +265,8 @@ HostName = Annotated[str, AfterValidator(_checked_hostname)]
 IPv4 = Annotated[str, AfterValidator(_checked_ipv4)]
 Character = Annotated[str, AfterValidator(_checked_break)]
 Text = Annotated[str, AfterValidator(_without_nul)]
+Domain = Annotated[str, AfterValidator(_checked_domain)]
+Weight = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1000)]
 AccountName = Annotated[str, BeforeValidator(_checked_account)]
 Descriptor = Annotated[int, BeforeValidator(_number_only), Field(ge=3, le=1 << 20)]
 RelayNetwork = Annotated[Network, BeforeValidator(_relay_network)]

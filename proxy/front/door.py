@@ -1,6 +1,6 @@
 """What all client sessions of one process share.
 
-Knows: the rules, the backend, the caps on connections, how much patience there
+Knows: the rules, the backends, the caps on connections, how much patience there
 is just now, who keeps guessing, the coarse clock that times sessions out.
 Knows not: the dialogue.  Made by the service; used by every
 :class:`~proxy.front.session.Session`.
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from proxy.backend.pool import Backend
+from proxy.backend.choice import Backends
+from proxy.front.admission import Admit
 from proxy.front.client import client_key, client_number
 from proxy.front.common import DELIVERED, GUESSED, Column
 from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
@@ -49,7 +50,8 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.  ``connections`` and ``connections_per_client`` are
+    ``trusted`` may relay.  ``admit`` is asked what tcp.smtp says of a client.
+    ``connections`` and ``connections_per_client`` are
     for all workers together, ``connections_here`` for this one.  ``data_rate``
     in bytes a second.  Without ``harvest`` nobody is suspected of guessing.
     With ``tls``, STARTTLS is offered.
@@ -67,6 +69,7 @@ class DoorSettings:
     trusted: Trusted = NOBODY
     harvest: HarvestSettings | None = None
     tls: ServerTls | None = None
+    admit: Admit | None = None
     session: Limits = field(default_factory=Limits)
 
 
@@ -83,14 +86,14 @@ class Door:
         self,
         *,
         engine: Engine,
-        backend: Backend,
+        backends: Backends,
         observer: Observer,
         hostname: bytes,
         settings: DoorSettings,
         clock: Callable[[], float] | None = None,
         common: Column | None = None,
     ) -> None:
-        self.backend = backend
+        self.backends = backends
         self.observer = observer
         self.loop = asyncio.get_running_loop()
         self._clock = clock or self.loop.time
@@ -224,6 +227,11 @@ class Door:
         trusted = self.settings.trusted
         return b"" if trusted and client in trusted else None
 
+    def turn_away(self, session: Session, client: str, why: str) -> None:
+        """A session that was let in is not wanted after all."""
+        self.leave(session, client)
+        self._turned(client, why)
+
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""
         self.writes.close(transport)
@@ -244,7 +252,7 @@ class Door:
                 self._lingering.append((deadline, transport))
             else:
                 transport.abort()
-        self.backend.sweep()
+        self.backends.sweep()
         self._harvest.sweep(now)
         if self._common is not None:
             self._listen(self._common)
@@ -280,7 +288,7 @@ class Door:
         )
         self.patience = usual.under(step)
         self.session_limits = limits_under(settings.session, step)
-        self.backend.kept_at_most = step.kept
+        self.backends.keep_at_most(step.kept)
         self._set_clock()
 
     def _say_pressure(self) -> None:

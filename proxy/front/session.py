@@ -19,11 +19,14 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
-from proxy.backend.client import Client
+from proxy.backend.client import Client, Variables
 from proxy.backend.conversation import Conversation
+from proxy.front.admission import Admit
 from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
+from proxy.front.elsewhere import ELSEWHERE
 from proxy.front.encrypted import Encrypted
+from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.pace import Pace
 from proxy.observe.events import (
     BackendFailed,
@@ -63,6 +66,7 @@ class Session(Encrypted, SMTP):
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
         self._relayclient: bytes | None = None
+        self._variables: Variables = ()
         self._id = ""
         self._began = 0.0
         self._why = "client"
@@ -95,6 +99,9 @@ class Session(Encrypted, SMTP):
             self._socket.close()
             return
         self._relayclient = door.relayclient(self._client)
+        admit = door.settings.admit
+        if admit is not None and not self._admitted(admit):
+            return
         self._id = door.next_id()
         self._began = door.loop.time()
         self._oldest = door.oldest()
@@ -199,9 +206,7 @@ class Session(Encrypted, SMTP):
 
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
-        if conversation is None:
-            conversation = Conversation(self._door.backend, self, self._who())
-            self._conversation = conversation
+        assert conversation is not None  # by _served
         self._arguments.append(argument)
         dialogue = self._dialogue
         conversation.recipient(dialogue.helo, dialogue.mail_argument or b"", argument)
@@ -228,8 +233,8 @@ class Session(Encrypted, SMTP):
             self._conversation.abort()
 
     def message_refused(self, reply: Reply) -> None:
-        reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
-        self._report_message(_outcome(reply), reply.text, reason)
+        reason = REFUSED_FOR.get(reply, "the backend said so before its end")
+        self._report_message(outcome_of(reply), reply.text, reason)
 
     def limit_reached(self, limit: str) -> None:
         self._door.observer(LimitHit(self._id, self._client, limit))
@@ -249,24 +254,23 @@ class Session(Encrypted, SMTP):
         if not reply.positive:
             if reply.code == 550:
                 self._door.guessed(self._id, self._client, reply)
-            self._door.observer(
-                BackendRefusedRecipient(
-                    self._id, self._client, read_path(argument), reply.text
-                )
+            event = BackendRefusedRecipient(
+                self._id, self._client, read_path(argument), reply.text, self._backend
             )
+            self._door.observer(event)
         self._dialogue.recipient_answered(reply)
         self._after()
 
     def data_answered(self, reply: Reply) -> None:
         if reply.code != 354:
-            self._report_message(_outcome(reply), reply.text, "at DATA")
+            self._report_message(outcome_of(reply), reply.text, "at DATA")
         else:
             self._pace = self._door.pace()
         self._dialogue.data_answered(reply)
         self._after()
 
     def message_answered(self, reply: Reply) -> None:
-        self._report_message(_outcome(reply), reply.text, "")
+        self._report_message(outcome_of(reply), reply.text, "")
         if reply.positive:
             self._door.delivered(self._client)
         if not self._gone:
@@ -278,14 +282,16 @@ class Session(Encrypted, SMTP):
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
         self._blocked = False  # there is nothing left to wait for
-        backend = str(self._door.backend.settings)
-        self._door.observer(BackendFailed(self._id, backend, step, why))
+        self.backend_passed_over(step, why)
         state = self._dialogue.state
         if state is State.ENDED:
             self._report_message("unknown", reply.text, why)
         if not self._gone:
             self._dialogue.relay_failed(reply)
             self._after()
+
+    def backend_passed_over(self, step: str, why: str) -> None:
+        self._door.observer(BackendFailed(self._id, self._backend, step, why))
 
     def relay_blocked(self) -> None:
         self._blocked = True
@@ -301,7 +307,27 @@ class Session(Encrypted, SMTP):
         for name in ("peername", "sockname"):
             end = self._socket.get_extra_info(name)
             ends += end[:2] if isinstance(end, tuple) else ("", 0)
-        return Client(*ends)
+        variables = self._variables
+        if self._relayclient is not None:
+            variables = (*variables, (b"RELAYCLIENT", self._relayclient))
+        client = Client(*ends)
+        return client._replace(variables=variables, extended=self._dialogue.extended)
+
+    def _admitted(self, admit: Admit) -> bool:
+        """Take what tcp.smtp says of the client; false if it is turned away."""
+        admission = admit(self._client)
+        if admission.refused:
+            self._gone = True
+            self._door.turn_away(self, self._client, admission.refused)
+            if not self.implicit:
+                self._socket.write(admission.reply.wire)
+            self._door.shut(self._socket)
+            return False
+        self._variables = admission.variables
+        relayclient = admission.relayclient
+        if relayclient is not None:
+            self._relayclient = relayclient
+        return True
 
     # Inside: verdicts.
 
@@ -314,6 +340,8 @@ class Session(Encrypted, SMTP):
 
     def _decided(self, recipient: bytes, verdict: Verdict) -> Reply | Pending:
         dialogue = self._dialogue
+        if verdict.kind is Kind.ACCEPT and not self._served(recipient):
+            verdict = ELSEWHERE
         self._recipients += 1
         self._door.observer(
             RecipientDecided(
@@ -347,6 +375,25 @@ class Session(Encrypted, SMTP):
         self.deadline = door.now + delay
         return Pending.LATER
 
+    def _served(self, recipient: bytes) -> bool:
+        """Have the transaction served by the recipient's backends; ``False``
+        if it has recipients at others."""
+        group, conversation = self._door.backends.group(recipient), self._conversation
+        if conversation is None:
+            self._conversation = Conversation(group, self, self._who())
+            return True
+        if group is conversation.group:
+            return True
+        if not conversation.turn_to(group):
+            return False
+        if not self._dialogue.accepted:
+            self._dialogue.broken = None  # those that failed are not asked again
+        return True
+
+    @property
+    def _backend(self) -> str:
+        return str(self._conversation.backend) if self._conversation else ""
+
     # Inside: messages.
 
     def _received(self) -> bytes:
@@ -376,6 +423,7 @@ class Session(Encrypted, SMTP):
                 reason,
                 not self._gone,
                 self._door.loop.time() - self._message_began,
+                self._backend,
             )
         )
 
@@ -448,18 +496,3 @@ class Session(Encrypted, SMTP):
             )
         )
         door.leave(self, self._client)
-
-
-# Why a message was refused that was read to its end all the same.
-_REFUSED_FOR = {
-    replies.BARE_LF: "bare LF",
-    replies.TOO_BIG: "by our limits",
-    replies.BACKEND_LOST: "the backend was lost",
-    replies.BACKEND_CONFUSED: "the backend was lost",
-}
-
-
-def _outcome(reply: Reply) -> str:
-    if reply.positive:
-        return "accepted"
-    return "deferred" if reply.temporary else "refused"

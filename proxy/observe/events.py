@@ -31,7 +31,7 @@ class Disconnected(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """A connection was turned away at the door, with 421."""
+    """A connection was turned away at the door, with 421 or 554."""
 
     client: str
     limit: str
@@ -85,6 +85,7 @@ class BackendRefusedRecipient(NamedTuple):
     client: str
     recipient: bytes
     reply: str
+    backend: str = ""
 
 
 class MessageEnded(NamedTuple):
@@ -106,6 +107,7 @@ class MessageEnded(NamedTuple):
     reason: str
     heard: bool
     seconds: float
+    backend: str = ""
 
 
 class BackendFailed(NamedTuple):

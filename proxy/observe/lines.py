@@ -100,7 +100,7 @@ class _Shape(NamedTuple):
 
 
 # Shown only where they say something.
-_OPTIONAL = frozenset({"observed", "undecided", "discarded"})
+_OPTIONAL = frozenset({"observed", "undecided", "discarded", "backend"})
 
 
 def _show(name: str, kind: type) -> Show:

@@ -62,7 +62,7 @@ TABLE = (
         "backstop_turned_away_total",
         "counter",
         ("limit",),
-        "Connections answered 421 at the door, by the limit that was reached.",
+        "Connections answered 421 or 554 at the door, by the reason.",
     ),
     Entry(
         "backstop_tls_sessions_total",
@@ -148,14 +148,40 @@ TABLE = (
         "backstop_backend_up",
         "gauge",
         (),
-        "1 if the backend is believed usable, else 0.",
+        "1 if the backend is believed usable, else 0. With several: if for every "
+        "domain one is.",
+    ),
+    Entry(
+        "backstop_backend_usable",
+        "gauge",
+        ("backend",),
+        "1 if this backend is believed usable, else 0.",
+    ),
+    Entry(
+        "backstop_backend_connections",
+        "gauge",
+        ("backend",),
+        "Connections to this backend that are open now, idle ones included.",
+    ),
+    Entry(
+        "backstop_backend_failed_total",
+        "counter",
+        ("backend",),
+        "Failures to use this backend, those included after which another one "
+        "took the message.",
+    ),
+    Entry(
+        "backstop_backend_interlock_state",
+        "gauge",
+        ("backend", "state"),
+        "As backstop_interlock_state, for this backend.",
     ),
     Entry(
         "backstop_interlock_state",
         "gauge",
         ("state",),
         "1 for what is known of the backend relaying for us (relays, refuses, "
-        "unknown, off), 0 for the others.",
+        "unknown, off), 0 for the others. With several: relays if one does.",
     ),
     Entry(
         "backstop_reloads_total",
@@ -203,12 +229,28 @@ _COUNTED = (
     "backend_refused",
     "messages",
     "backend_failures",
+    "backend_failed",
     "limits_hit",
     "reloads",
 )
 
 INTERLOCK_STATES = ("relays", "refuses", "unknown", "off")
 """What :mod:`proxy.interlock` may say."""
+
+
+class BackendNumbers(NamedTuple):
+    """One backend as it is now; ``interlock`` is of :data:`INTERLOCK_STATES`."""
+
+    name: str
+    up: bool
+    connections: int
+    interlock: str
+
+    def with_another(self, other: BackendNumbers) -> BackendNumbers:
+        """The same backend, seen twice; the interlock is what this one says."""
+        up, connections = self.up and other.up, self.connections + other.connections
+        return BackendNumbers(self.name, up, connections, self.interlock)
+
 
 _Counts = dict[tuple[str, ...], int]
 
@@ -238,6 +280,7 @@ class Metrics:
         self.backend_up = backend_up
         self.interlock: Callable[[], str] = lambda: "off"
         self.certificate_expires: Callable[[], float] = lambda: 0.0
+        self.backends: Callable[[], Sequence[BackendNumbers]] = lambda: ()
         self._version = version
         self.started = now()
         self.connections = 0
@@ -253,6 +296,7 @@ class Metrics:
         self.backend_refused = _zeros("4xx", "5xx", "other")
         self.messages = _zeros("accepted", "refused", "deferred", "unknown", "aborted")
         self.backend_failures: _Counts = {}
+        self.backend_failed: _Counts = {}
         self.limits_hit: _Counts = {}
         self.reloads = _zeros("taken", "failed")
         self.current = True  # the configuration
@@ -281,6 +325,7 @@ class Metrics:
             _count(self.limits_hit, event.limit)
         elif isinstance(event, BackendFailed):
             _count(self.backend_failures, event.step)
+            _count(self.backend_failed, event.backend)
         elif isinstance(event, PressureChanged):
             self.pressure = event.step
         elif isinstance(event, TlsStarted):
@@ -315,6 +360,7 @@ class Metrics:
             shown[name] = [[*labels, n] for labels, n in getattr(self, name).items()]
         shown["pressure"] = self.pressure
         up, current = self.backend_up(), self.current
+        shown["backends"] = [list(each) for each in self.backends()]
         return shown | {"started": self.started, "up": up, "current": current}
 
     def with_others(self, others: Sequence[Mapping[str, Any]]) -> Metrics:
@@ -327,6 +373,7 @@ class Metrics:
         total.current = all(each["current"] for each in everybody)
         total.interlock = self.interlock  # the process that shows them asks
         total.certificate_expires = self.certificate_expires
+        total.backends = lambda: _added(everybody)
         for each in everybody:
             total.add(each)
         return total
@@ -363,12 +410,40 @@ class Metrics:
             "backstop_limits_hit_total": self.limits_hit,
             "backstop_pressure": {(): self.pressure},
             "backstop_backend_up": {(): 1 if self.backend_up() else 0},
+            **self._by_backend(),
             "backstop_interlock_state": _one_of(INTERLOCK_STATES, self.interlock()),
             "backstop_reloads_total": self.reloads,
             "backstop_configuration_current": {(): 1 if self.current else 0},
             "backstop_build_info": {(self._version,): 1},
             "backstop_start_time_seconds": {(): self.started},
         }
+
+    def _by_backend(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
+        backends = self.backends()
+        failed = _zeros(*(each.name for each in backends)) | self.backend_failed
+        return {
+            "backstop_backend_usable": {(b.name,): int(b.up) for b in backends},
+            "backstop_backend_connections": {
+                (b.name,): b.connections for b in backends
+            },
+            "backstop_backend_failed_total": failed,
+            "backstop_backend_interlock_state": {
+                (b.name, *state): value
+                for b in backends
+                for state, value in _one_of(INTERLOCK_STATES, b.interlock).items()
+            },
+        }
+
+
+def _added(snapshots: Sequence[Mapping[str, Any]]) -> list[BackendNumbers]:
+    """What every process says of its backends, as one; the first one asks."""
+    found: dict[str, BackendNumbers] = {}
+    for snapshot in snapshots:
+        for each in snapshot["backends"]:
+            one = BackendNumbers(*each)
+            before = found.get(one.name)
+            found[one.name] = before.with_another(one) if before else one
+    return list(found.values())
 
 
 def _one_of(states: Sequence[str], state: str) -> dict[tuple[str, ...], float]:

@@ -71,7 +71,8 @@ class StatusInfo(NamedTuple):
     """What the service tells of itself.
 
     ``relaying`` is whether the backend relays for us, in words; ``warning``
-    what is wrong although it serves.
+    what is wrong although it serves; ``more_backends`` are those after the
+    first, with their states.
     """
 
     version: str
@@ -82,6 +83,7 @@ class StatusInfo(NamedTuple):
     configuration: str = "as at the start"
     relaying: str = "not asked"
     warning: str = ""
+    more_backends: tuple[tuple[str, str], ...] = ()
 
 
 Readiness = Callable[[], str]
@@ -141,6 +143,7 @@ def page(
         ("up for", _duration(now - metrics.started)),
         ("listening on", ", ".join(info.addresses) or "nothing"),
         ("backend", f"{info.backend} ({info.backend_state})"),
+        *(("backend", f"{name} ({state})") for name, state in info.more_backends),
         ("configuration", info.configuration),
         ("backend relaying", info.relaying),
         ("sessions now", str(metrics.sessions)),

@@ -29,7 +29,6 @@ class Dialogue:
         "_buffer",
         "_asked",
         "_banner",
-        "_broken",
         "_commands_left",
         "_driver",
         "_errors_left",
@@ -45,6 +44,7 @@ class Dialogue:
         "_working",
         "accepted",
         "auth_offered",
+        "broken",
         "extended",
         "helo",
         "mail_argument",
@@ -70,7 +70,7 @@ class Dialogue:
         self._recipients = 0
         self._relayed = False
         self._named = False
-        self._broken: Reply | None = None
+        self.broken: Reply | None = None
         self._paused = False
         self._skipping = False
         self._working = False
@@ -175,7 +175,7 @@ class Dialogue:
         """
         # Recipients that were accepted are lost with it: DATA, and further
         # recipients of this transaction, must not be refused for good.
-        self._broken = reply
+        self.broken = reply
         self._relayed = False
         if self._outbox.waiting:
             self._outbox.fill_all(reply)
@@ -354,8 +354,8 @@ class Dialogue:
             elif verdict.code == 421:
                 self._close("harvest_defence")
             return
-        if self._broken is not None:
-            self._answer(self._broken)
+        if self.broken is not None:
+            self._answer(self.broken)
             return
         self._relayed = True
         self._outbox.keep_place()
@@ -382,8 +382,8 @@ class Dialogue:
         elif not self.accepted:
             # Behind refused recipients it is no error (RFC 2920 §3.1).
             (self._answer if self._recipients else self._error)(replies.RCPT_FIRST)
-        elif self._broken is not None:
-            self._answer(self._broken)
+        elif self.broken is not None:
+            self._answer(self.broken)
             self._forget_transaction()
         else:
             self.state = State.ASKING
@@ -439,7 +439,7 @@ class Dialogue:
         self._stream = None
         self._relayed = False
         self._named = False
-        self._broken = None
+        self.broken = None
 
     # Output.
 

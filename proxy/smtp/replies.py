@@ -39,6 +39,7 @@ TOO_SLOW = Reply(421, b"4.4.2 message too slow, closing connection")
 TOO_OLD = Reply(421, b"4.4.2 session too long, connect again")
 IDLE = Reply(421, b"4.4.2 timeout, closing connection")
 TOO_MANY_CONNECTIONS = Reply(421, b"4.3.2 too many connections, try again later")
+DENIED = Reply(554, b"5.7.1 no mail is taken from your address")
 SHUTTING_DOWN = Reply(421, b"4.3.2 service not available, try again later")
 
 NO_SUCH_RECIPIENT = Reply(550, b"5.1.1 no such recipient here")
@@ -46,6 +47,9 @@ BAD_SENDER = Reply(553, b"5.7.1 your envelope sender is not accepted here")
 NOT_RELAYED = Reply(553, b"5.7.1 relaying to that domain is not allowed")
 RECIPIENT_DEFERRED = Reply(451, b"4.3.0 cannot check this recipient now")
 MAILBOX_DEFERRED = Reply(451, b"4.2.0 mailbox not available now")
+
+# RFC 5321 §4.5.3.1.10, for another reason: the rest in a transaction of its own.
+OTHER_TRANSACTION = Reply(451, b"4.5.3 too many recipients, send to this one later")
 
 BACKEND_UNREACHABLE = Reply(451, b"4.4.1 cannot pass mail on now")
 BACKEND_LOST = Reply(451, b"4.4.2 cannot pass mail on now")

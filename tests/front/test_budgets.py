@@ -498,7 +498,7 @@ async def test_workers_count_together() -> None:
         one, two = (
             Door(
                 engine=Engine([CallRule(ours_only)]),
-                backend=front.backend,
+                backends=front.door.backends,
                 observer=events.append,
                 hostname=b"mx",
                 settings=settings,

@@ -169,6 +169,7 @@ async def test_a_client_that_could_not_be_told_in_time() -> None:
             await client.reply()
             await client.command(b"MAIL FROM:<a@b.test>")
             (session,) = front.door.sessions
+            assert session._served(b"a@example.test")
             session.relay_recipient(b"TO:<a@example.test>")
             conversation = session._conversation
             assert conversation is not None

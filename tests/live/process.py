@@ -42,10 +42,18 @@ USUAL: Settings = {
 def write_config(path: Path, settings: Settings) -> Path:
     """``settings`` over the usual ones, as TOML; ``None`` leaves a key out."""
     keys = {**USUAL, **settings}
-    # Text, numbers, truth and lists look alike in JSON and TOML.
-    lines = [f"{k} = {json.dumps(v)}\n" for k, v in keys.items() if v is not None]
+    lines = [f"{k} = {toml(v)}\n" for k, v in keys.items() if v is not None]
     path.write_text("".join(lines) + '[[rules]]\ntype = "qmail"\n')
     return path
+
+
+def toml(value: object) -> str:
+    """Text, numbers, truth and lists look alike in JSON and TOML; tables do not."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

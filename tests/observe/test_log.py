@@ -95,9 +95,9 @@ EVENTS: list[events.Event] = [
     events.Disconnected("s1", "192.0.2.9", "quit", 1.25, 3, 2, 1),
     events.Turned("192.0.2.9", "connections"),
     recipient(),
-    events.BackendRefusedRecipient("s1", "192.0.2.9", b"x@y", "550 no"),
+    events.BackendRefusedRecipient("s1", "192.0.2.9", b"x@y", "550 no", "unix:/b"),
     events.MessageEnded(
-        "s1", "192.0.2.9", b"", 2, 1000, "accepted", "250 ok", "", True, 0.5
+        "s1", "192.0.2.9", b"", 2, 1000, "accepted", "250 ok", "", True, 0.5, "b:25"
     ),
     events.BackendFailed("s1", "127.0.0.1:2525", "connect", "refused"),
     events.LimitHit("s1", "192.0.2.9", "message_size"),
@@ -277,6 +277,7 @@ def test_json_has_numbers_and_booleans() -> None:
         "reason": "",
         "heard": True,
         "seconds": 0.5,
+        "backend": "b:25",
     }
     assert "undecided" not in json.loads(written(recipient(), "json"))
 

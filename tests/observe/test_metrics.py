@@ -8,7 +8,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.observe import events
-from proxy.observe.metrics import LABEL_VALUES_MAX, TABLE, Metrics, markdown_table
+from proxy.observe.metrics import (
+    LABEL_VALUES_MAX,
+    TABLE,
+    BackendNumbers,
+    Metrics,
+    markdown_table,
+)
 
 DOC = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -96,11 +102,6 @@ def test_answered() -> None:
     [
         (events.Turned("c", "connections"), "turned_away", {"limit": "connections"}),
         (events.LimitHit("s", "c", "size"), "limits_hit", {"limit": "size"}),
-        (
-            events.BackendFailed("s", "b", "connect", "why"),
-            "backend_failures",
-            {"step": "connect"},
-        ),
         (refused("550 no"), "backend_refused_recipients", {"class": "5xx"}),
         (refused("451 no"), "backend_refused_recipients", {"class": "4xx"}),
         (refused(""), "backend_refused_recipients", {"class": "other"}),
@@ -110,6 +111,35 @@ def test_single_counters(
     event: events.Event, name: str, labels: dict[str, str]
 ) -> None:
     assert changes(event, event) == {named(name + "_total", **labels): 2}
+
+
+def test_failures_of_a_backend() -> None:
+    event = events.BackendFailed("s", "b:25", "connect", "why")
+    assert changes(event, event) == {
+        named("backend_failures_total", step="connect"): 2,
+        named("backend_failed_total", backend="b:25"): 2,
+    }
+
+
+def test_backends_of_several_processes() -> None:
+    """Usable is what all find usable; who asks the interlock is the first."""
+    one, other = Metrics(), Metrics()
+    one.backends = lambda: [BackendNumbers("b:25", True, 2, "refuses")]
+    other.backends = lambda: [
+        BackendNumbers("b:25", False, 3, "off"),
+        BackendNumbers("c:25", True, 1, "off"),
+    ]
+    total = one.with_others([other.snapshot()])
+    assert total.backends() == [
+        BackendNumbers("b:25", False, 5, "refuses"),
+        BackendNumbers("c:25", True, 1, "off"),
+    ]
+    values = total.values()
+    assert values["backstop_backend_usable"] == {("b:25",): 0, ("c:25",): 1}
+    assert values["backstop_backend_connections"] == {("b:25",): 5, ("c:25",): 1}
+    state = values["backstop_backend_interlock_state"]
+    assert state["b:25", "refuses"] == 1
+    assert state["b:25", "off"] == 0
 
 
 def test_messages() -> None:
@@ -171,6 +201,7 @@ def test_two_do_not_share_anything() -> None:
 def test_table_is_what_is_exported() -> None:
     """O-metrics-parse: by Prometheus' own parser, and as promtool wants names."""
     metrics = Metrics()
+    metrics.backends = lambda: [BackendNumbers("b:25", True, 2, "refuses")]
     for event in (
         events.Turned("c", "x"),
         events.LimitHit("s", "c", "x"),

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+from proxy.backend.choice import Backends, Place
 from proxy.backend.pool import Backend, BackendSettings
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
@@ -95,8 +96,12 @@ async def running(
     settings: DoorSettings | None = None,
     backend: BackendSettings | None = None,
     observe: bool = False,
+    places: Callable[[int], list[Place]] | None = None,
 ) -> AsyncIterator[Front]:
-    """Start both, and at the end see that nothing is left behind."""
+    """Start both, and at the end see that nothing is left behind.
+
+    ``places`` makes several backends, given the port of ``fake``.
+    """
     fds = descriptors()
     fake = fake or FakeQmail()
     await fake.start()
@@ -106,10 +111,15 @@ async def running(
         settings_ = replace(settings_, port=fake.port)
     clock = Clock()
     events: list[Event] = []
-    pool = Backend(settings_, b"mx.example.test", clock)
+    backends = Backends(
+        [Place(settings_)] if places is None else places(settings_.port),
+        b"mx.example.test",
+        clock,
+    )
+    pool = next(iter(backends))
     door = Door(
         engine=Engine([CallRule(ask)], observe=observe),
-        backend=pool,
+        backends=backends,
         observer=events.append,
         hostname=b"mx.example.test",
         settings=settings or DoorSettings(received=False),
@@ -125,9 +135,9 @@ async def running(
         server.close()
         for session in list(door.sessions):
             session.shut_down(now=True)
-        await pool.close()
+        await backends.close()
         await fake.stop()
     await front.until(lambda: asyncio.all_tasks() <= tasks)
     await front.until(lambda: descriptors() == fds)
     assert not door.sessions
-    assert pool.connections == 0
+    assert not any(each.connections for each in backends)

@@ -1,0 +1,152 @@
+"""The ways to a backend that has to know the client: a socket that is ready
+for the greeting.
+
+Knows: programs on a socket pair, connections from the client's own address
+(Linux's IP_TRANSPARENT, ip(7)), PROXY headers.  Knows not: greetings, reuse
+(``pool``, its only caller; a plain connection needs nothing of this).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from proxy.backend import ucspi
+from proxy.backend.client import Client, ip_address
+from proxy.backend.identity import proxy_header
+from proxy.backend.program import Program, Programs, Say
+
+# linux/in.h and linux/in6.h; Python names none of them before 3.12.
+_TRANSPARENT = {
+    socket.AF_INET: (socket.IPPROTO_IP, 19),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 75),
+}
+_BIND_ADDRESS_NO_PORT = 24
+
+
+class Way(Protocol):
+    """What is asked of :class:`~proxy.backend.pool.BackendSettings` here."""
+
+    @property
+    def host(self) -> str:
+        """Name or address of the backend."""
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+
+    @property
+    def path(self) -> str:
+        """Or its Unix socket."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """Or the program in its place."""
+
+    @property
+    def command_concurrency(self) -> int:
+        """How many of them may run."""
+
+    @property
+    def connect_timeout(self) -> float:
+        """In seconds."""
+
+    @property
+    def transparent(self) -> bool:
+        """Connect from the client's address."""
+
+    @property
+    def send_proxy(self) -> str:
+        """Version of the PROXY header, or ``""``."""
+
+
+class Reached(NamedTuple):
+    """A socket, and the program at its other end if there is one."""
+
+    sock: socket.socket
+    program: Program | None = None
+
+
+class Reach:
+    """Makes such sockets for one backend."""
+
+    def __init__(self, hostname: bytes, now: Callable[[], float], say: Say) -> None:
+        self._hostname = hostname
+        self.programs = Programs(now, say)
+        self._inherited = ucspi.inherited(os.environb)
+
+    async def __call__(self, way: Way, client: Client | None) -> Reached:
+        """On behalf of ``client``, within ``connect_timeout``.  Raises
+        ``OSError``, :class:`~proxy.backend.program.CannotStart`,
+        :class:`~proxy.backend.program.NoPlace`."""
+        if way.command:
+            known = ucspi.environment(self._inherited, client, self._hostname)
+            limit, patience = way.command_concurrency, way.connect_timeout
+            command = way.command
+            return Reached(*await self.programs.start(command, known, limit, patience))
+        async with asyncio.timeout(way.connect_timeout):
+            sock = await _connected(way, client)
+            if way.send_proxy:
+                try:
+                    loop = asyncio.get_running_loop()
+                    await loop.sock_sendall(sock, proxy_header(way.send_proxy, client))
+                except BaseException:
+                    sock.close()
+                    raise
+        return Reached(sock)
+
+
+def transparent_trouble() -> str:
+    """Why connections cannot be made from other hosts' addresses; ``""`` if
+    they can."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(*_TRANSPARENT[socket.AF_INET], 1)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+async def _connected(way: Way, client: Client | None) -> socket.socket:
+    """A connection; of several addresses the first that answers."""
+    loop = asyncio.get_running_loop()
+    where: list[tuple[int, Any]]
+    if way.path:
+        where = [(socket.AF_UNIX, way.path)]
+    else:
+        kind = socket.SOCK_STREAM
+        found = await loop.getaddrinfo(way.host, way.port, type=kind)
+        where = [(family, address) for family, *_, address in found]
+    trouble: OSError | None = None
+    for family, address in where:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if way.transparent and client is not None:
+                _come_from(sock, family, client)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            trouble = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise trouble or OSError(f"{way.host} has no address")
+
+
+def _come_from(sock: socket.socket, family: int, client: Client) -> None:
+    """Bind to the client's address, where the two are of one family; else it
+    stays our own."""
+    address = ip_address(client.address)
+    wanted = socket.AF_INET6 if address and address.version == 6 else socket.AF_INET
+    if address is None or family != wanted:
+        return
+    sock.setsockopt(*_TRANSPARENT[wanted], 1)
+    # The port is chosen at connect(2): as many as there are pairs of both.
+    sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+    sock.bind((str(address), 0))
