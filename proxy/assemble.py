@@ -182,6 +182,7 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
         announced_size=limits.message_size or databytes,
         received=config.message.received,
         trusted=trusted(config),
+        proxies=Trusted(config.listen.proxy_from),
         session=Limits(
             command_length=limits.command_length,
             unknown_recipients=limits.unknown_per_session,

@@ -264,6 +264,8 @@ class Service:
 
     async def _drain(self, door: Door) -> None:
         door.closing = True
+        for phase in list(door.awaiting):
+            phase.shut_down()
         deadline = door.loop.time() + self.config.shutdown_grace
         for session in list(door.sessions):
             session.shut_down(now=False)

@@ -24,6 +24,7 @@ from proxy.config.values import (
     IPv4,
     ListenAddress,
     Processes,
+    ProxyNetwork,
     RelayNetwork,
     Seconds,
     Text,
@@ -64,6 +65,15 @@ class Listen(Section):
         description="Processes that share the listening addresses. One serves"
         " thousands of connections; raise it when one CPU is busy all the time."
         " Limits count for each process; metrics are added up.",
+    )
+    proxy_from: Annotated[tuple[ProxyNetwork, ...], BeforeValidator(split_list)] = (
+        Field(
+            default=(),
+            description="Balancers and tunnels, as networks or addresses, that put a"
+            " PROXY header (version 1 or 2) before every connection: the address in it"
+            " is the client's, for everything. Connections from them without one are"
+            " closed; anybody else's header is a bad command.",
+        )
     )
 
     @property

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.pool import Backend
+from proxy.front.proxied import Complaints, HeaderPhase
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.observe.events import Observer, Turned
 from proxy.rules.engine import Engine
@@ -35,7 +36,8 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.
+    ``trusted`` may relay; peers in ``proxies`` are no clients, but must begin
+    with a PROXY header that names the client.
     """
 
     connections: int = 4000
@@ -45,6 +47,7 @@ class DoorSettings:
     announced_size: int = 0
     received: bool = True
     trusted: Trusted = NOBODY
+    proxies: Trusted = NOBODY
     session: Limits = field(default_factory=Limits)
 
 
@@ -72,6 +75,8 @@ class Door:
         self._clock = clock or self.loop.time
         self.configure(engine, hostname, settings)
         self.sessions: set[Session] = set()
+        self.awaiting: set[HeaderPhase] = set()
+        self.complaints = Complaints(observer)
         self.closing = False
         self._lingering: list[tuple[float, asyncio.Transport]] = []
         self._by_client: dict[str, int] = {}
@@ -86,6 +91,7 @@ class Door:
         self.engine = engine
         self.hostname = hostname
         self.settings = settings
+        self.proxied = bool(settings.proxies)
         self.banner = Banner(hostname, settings.announced_size)
         self._set_clock()
 
@@ -101,20 +107,30 @@ class Door:
         self._counter += 1
         return f"{self._prefix}-{self._counter:x}"
 
-    def enter(self, session: Session, client: str) -> str:
-        """Let a session in; the name of the cap that forbids it, or ``""``."""
+    def enter(self, session: Session, client: str, *, capped: bool = True) -> str:
+        """Let a session in; the name of the cap that forbids it, or ``""``.
+
+        Not ``capped``: ``client`` is a proxy, and may stand for many.
+        """
         settings = self.settings
-        if self.closing:
-            return self._turned(client, "closing")
-        if settings.connections and len(self.sessions) >= settings.connections:
-            return self._turned(client, "connections")
+        if forbidden := self.full(client):
+            return forbidden
         key = client_key(client)
         count = self._by_client.get(key, 0)
         per_client = settings.connections_per_client
-        if per_client and count >= per_client:
+        if per_client and count >= per_client and capped:
             return self._turned(client, "connections_per_client")
         self._by_client[key] = count + 1
         self.sessions.add(session)
+        return ""
+
+    def full(self, client: str) -> str:
+        """Why nobody at all is let in, or ``""``."""
+        if self.closing:
+            return self._turned(client, "closing")
+        limit = self.settings.connections
+        if limit and len(self.sessions) + len(self.awaiting) >= limit:
+            return self._turned(client, "connections")
         return ""
 
     def leave(self, session: Session, client: str) -> None:
@@ -147,12 +163,15 @@ class Door:
         now = self.now
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
+        for phase in [p for p in self.awaiting if p.deadline < now]:
+            phase.time_out()
         lingering, self._lingering = self._lingering, []
         for deadline, transport in lingering:
             if deadline > now:
                 self._lingering.append((deadline, transport))
             else:
                 transport.abort()
+        self.complaints.sweep(now)
         self.backend.sweep()
 
     def _turned(self, client: str, limit: str) -> str:

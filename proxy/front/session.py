@@ -22,6 +22,7 @@ from aiosmtpd.smtp import SMTP
 from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
 from proxy.front.door import Door
+from proxy.front.proxied import HeaderPhase
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
@@ -58,6 +59,7 @@ class Session(SMTP):
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
+        self._ends: Client | None = None
         self._relayclient: bytes | None = None
         self._id = ""
         self._began = 0.0
@@ -79,21 +81,40 @@ class Session(SMTP):
         door = self._door
         self._socket = transport
         peer = transport.get_extra_info("peername")
-        self._client = peer[0] if peer else ""
-        if door.enter(self, self._client):
-            self._gone = True
-            full = (
-                replies.SHUTTING_DOWN if door.closing else replies.TOO_MANY_CONNECTIONS
-            )
-            self._socket.write(full.wire)
-            self._socket.close()
+        client = peer[0] if peer else ""
+        if door.proxied and client in door.settings.proxies:
+            if door.full(client):
+                self._turn_away()
+            else:
+                HeaderPhase(door, self, transport, client)
             return
-        self._relayclient = door.relayclient(self._client)
+        self.enter(client)
+
+    def enter(
+        self, client: str, ends: Client | None = None, *, by_proxy: bool = False
+    ) -> None:
+        """Begin with ``client``.  ``by_proxy``: a proxy has connected, and says
+        that ``ends`` are the client's; without ``ends``, it speaks for itself or
+        for it knows not whom, who then may not relay."""
+        door = self._door
+        self._client, self._ends = client, ends
+        known = ends is not None or not by_proxy
+        if door.enter(self, client, capped=known):
+            self._turn_away()
+            return
+        self._relayclient = door.relayclient(client) if known else None
         self._id = door.next_id()
         self._began = door.loop.time()
         door.observer(Connected(self._id, self._client))
         self._dialogue.start()
         self._set_deadline()
+
+    def _turn_away(self) -> None:
+        self._gone = True
+        closing = self._door.closing
+        full = replies.SHUTTING_DOWN if closing else replies.TOO_MANY_CONNECTIONS
+        self._socket.write(full.wire)
+        self._socket.close()
 
     def data_received(self, data: bytes) -> None:
         if self._gone:
@@ -255,6 +276,8 @@ class Session(SMTP):
 
     def _who(self) -> Client:
         """Both ends of the connection; asked for when a backend is needed."""
+        if self._ends is not None:
+            return self._ends
         ends: list[Any] = []
         for name in ("peername", "sockname"):
             end = self._socket.get_extra_info(name)

@@ -37,6 +37,31 @@ class Turned(NamedTuple):
     limit: str
 
 
+class ProxyHeaderBad(NamedTuple):
+    """A peer that must begin with a PROXY header did not; ``times`` since the
+    last such event with the same ``why``."""
+
+    peer: str
+    why: str
+    times: int
+
+
+class AuthEnded(NamedTuple):
+    """An AUTH exchange came to its end.
+
+    ``outcome`` is ``accepted``, ``refused`` (5xx), ``deferred`` (4xx) or
+    ``lost`` (the backend was); ``code`` is the reply's.  ``user`` is known only
+    after success, and only for some mechanisms.
+    """
+
+    session: str
+    client: str
+    mechanism: bytes
+    outcome: str
+    code: int
+    user: bytes
+
+
 class RecipientDecided(NamedTuple):
     """RCPT was answered.
 
@@ -116,6 +141,8 @@ Event = (
     Connected
     | Disconnected
     | Turned
+    | ProxyHeaderBad
+    | AuthEnded
     | RecipientDecided
     | BackendRefusedRecipient
     | MessageEnded

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from proxy.observe.events import (
+    AuthEnded,
     BackendFailed,
     BackendRefusedRecipient,
     Connected,
@@ -26,6 +27,7 @@ from proxy.observe.events import (
     LimitHit,
     MessageEnded,
     Notice,
+    ProxyHeaderBad,
     RecipientDecided,
     Turned,
 )
@@ -97,7 +99,7 @@ class _Shape(NamedTuple):
 
 
 # Shown only where they say something.
-_OPTIONAL = frozenset({"observed", "undecided"})
+_OPTIONAL = frozenset({"observed", "undecided", "user"})
 
 
 def _show(name: str, kind: type) -> Show:
@@ -120,7 +122,8 @@ def _show(name: str, kind: type) -> Show:
 
     optional = name in _OPTIONAL
     if kind is bytes:
-        return lambda value: text(value.decode("latin-1"))
+        as_text = optional_text if optional else text
+        return lambda value: as_text(value.decode("latin-1"))
     if kind is bool:
         return optional_flag if optional else flag
     if kind is float:
@@ -140,6 +143,8 @@ _SHAPES: dict[type[Event], _Shape] = {
     Connected: _shape(Connected, "connect", level="debug"),
     Disconnected: _shape(Disconnected, "disconnect"),
     Turned: _shape(Turned, "turned-away"),
+    ProxyHeaderBad: _shape(ProxyHeaderBad, "proxy-header", level="warning"),
+    AuthEnded: _shape(AuthEnded, "auth"),
     RecipientDecided: _shape(RecipientDecided, "recipient"),
     BackendRefusedRecipient: _shape(BackendRefusedRecipient, "backend-refused"),
     MessageEnded: _shape(MessageEnded, "message", level=""),

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.observe.events import (
+    AuthEnded,
     BackendFailed,
     BackendRefusedRecipient,
     Connected,
@@ -30,6 +31,7 @@ from proxy.observe.events import (
     Event,
     LimitHit,
     MessageEnded,
+    ProxyHeaderBad,
     RecipientDecided,
     Turned,
 )
@@ -60,6 +62,20 @@ TABLE = (
         "counter",
         ("limit",),
         "Connections answered 421 at the door, by the limit that was reached.",
+    ),
+    Entry(
+        "backstop_proxy_headers_bad_total",
+        "counter",
+        (),
+        "Connections of `listen.proxy_from` that did not begin with a sound PROXY "
+        "header.",
+    ),
+    Entry(
+        "backstop_auth_total",
+        "counter",
+        ("outcome",),
+        "AUTH exchanges, by outcome: accepted, refused, deferred, lost (the "
+        "backend was).",
     ),
     Entry(
         "backstop_recipients_total",
@@ -165,9 +181,16 @@ LABEL_VALUES_MAX = 100
 """Sets of label values that one metric may have; further ones are ``other``."""
 
 # Attributes of Metrics that are a number, and that are numbers by labels.
-_PLAIN = ("connections", "sessions", "undecided", "message_bytes")
+_PLAIN = (
+    "connections",
+    "sessions",
+    "undecided",
+    "message_bytes",
+    "proxy_headers_bad",
+)
 _COUNTED = (
     "turned_away",
+    "auth",
     "recipients",
     "observed",
     "backend_refused",
@@ -213,7 +236,9 @@ class Metrics:
         self.sessions = 0
         self.undecided = 0
         self.message_bytes = 0
+        self.proxy_headers_bad = 0
         self.turned_away: _Counts = {}
+        self.auth = _zeros("accepted", "refused", "deferred", "lost")
         self.recipients: _Counts = {}
         self.observed = _zeros("reject", "defer")
         self.backend_refused = _zeros("4xx", "5xx", "other")
@@ -241,6 +266,10 @@ class Metrics:
             self.message_bytes += event.size
         elif isinstance(event, Turned):
             _count(self.turned_away, event.limit)
+        elif isinstance(event, AuthEnded):
+            _count(self.auth, event.outcome)
+        elif isinstance(event, ProxyHeaderBad):
+            self.proxy_headers_bad += event.times
         elif isinstance(event, BackendRefusedRecipient):
             _count(self.backend_refused, _reply_class(event.reply))
         elif isinstance(event, LimitHit):
@@ -305,6 +334,8 @@ class Metrics:
             "backstop_connections_total": {(): self.connections},
             "backstop_sessions_active": {(): self.sessions},
             "backstop_turned_away_total": self.turned_away,
+            "backstop_proxy_headers_bad_total": {(): self.proxy_headers_bad},
+            "backstop_auth_total": self.auth,
             "backstop_recipients_total": self.recipients,
             "backstop_recipients_observed_total": self.observed,
             "backstop_recipients_undecided_total": {(): self.undecided},
