@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
+from proxy.backend.offers import Offers
 from proxy.backend.pool import Backend
 from proxy.config import Config, ConfigError
 from proxy.front.descriptors import connections_that_fit
@@ -87,6 +88,7 @@ class Service:
         self.door: Door | None = None
         self.backend: Backend | None = None
         self.interlock: Interlock | None = None
+        self.offers: Offers | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -111,6 +113,7 @@ class Service:
         observer = _all(observers)
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
+        self.offers = Offers(self.backend)
         self.metrics.backend_up = self._backend_up
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),
@@ -223,6 +226,8 @@ class Service:
             return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
         backend.use(assemble.backend_settings(config))
+        if self.offers is not None:
+            self.offers.ask_again()
         kept = _restart_only(self.config, config)
         self.config = config
         if self.interlock is not None:
@@ -243,6 +248,8 @@ class Service:
         self._listening = False
         if self.interlock is not None:
             self.interlock.close()
+        if self.offers is not None:
+            self.offers.close()
         for server in self._servers:
             server.close()
         if self._share is None or not self._share.inherited:
@@ -289,6 +296,8 @@ class Service:
         self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
+            if self.offers is not None and self._listening:
+                self.offers.tick()
             if self.interlock is not None and self._listening:
                 self.interlock.tick()
             loop = self.door.loop

@@ -251,6 +251,10 @@ class Limits(Section):
         description="Recipients refused for good in one session before 421 ends it."
         " Raise it if senders with old mailing lists are cut off.",
     )
+    auth_failures: Whole = Field(
+        default=3,
+        description="AUTH exchanges refused for good in one session before 421.",
+    )
     harvest_defence: bool = Field(
         default=True,
         description="Growing delays and refusals for clients that keep guessing"
@@ -308,6 +312,18 @@ class Relay(Section):
         description="Seconds between two questions to qmail-smtpd whether it would"
         " relay for us; the log, metrics, /readyz and the status page tell. No mail"
         " is sent. 0: never ask.",
+    )
+
+
+class Auth(Section):
+    """SMTP AUTH of a patched qmail-smtpd. Whom that accepts may relay."""
+
+    offer: Literal["never", "tls", "always"] = Field(
+        default="never",
+        description="When EHLO offers the mechanisms that the backend offers. never:"
+        " AUTH is unknown (502). tls: only where the client's connection is encrypted."
+        " always: also in clear, where PLAIN and LOGIN show the password to everybody"
+        " on the way.",
     )
 
 
@@ -375,6 +391,7 @@ class Config(Section):
     log: Log = Log()
     limits: Limits = Limits()
     relay: Relay = Relay()
+    auth: Auth = Auth()
     process: Process = Process()
 
     # Set by ``sources``.

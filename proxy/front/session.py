@@ -22,8 +22,10 @@ from aiosmtpd.smtp import SMTP
 from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
 from proxy.front.door import Door
+from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.proxied import HeaderPhase
 from proxy.observe.events import (
+    AuthEnded,
     BackendFailed,
     BackendRefusedRecipient,
     Connected,
@@ -34,15 +36,19 @@ from proxy.observe.events import (
 )
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
-from proxy.smtp.dialogue import Dialogue, State
+from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
-from proxy.smtp.received import received_line
+from proxy.smtp.received import protocol_name, received_line
 from proxy.smtp.reply import Reply
+from proxy.smtp.state import State
 
 # Input held while an answer is awaited; beyond it, the client is not read.
 _HELD_MAX = 65536
 _NEVER = float("inf")
+# A line of the client's is awaited, and half a one buys no time.
+_BY_LINE = (State.COMMAND, State.AUTH)
+_BUDGETS = ("unknown_per_session", "auth_failures")
 
 
 class Session(SMTP):
@@ -61,6 +67,7 @@ class Session(SMTP):
         self._client = ""
         self._ends: Client | None = None
         self._relayclient: bytes | None = None
+        self._authenticated, self._user = False, b""
         self._id = ""
         self._began = 0.0
         self._why = "client"
@@ -103,6 +110,7 @@ class Session(SMTP):
             self._turn_away()
             return
         self._relayclient = door.relayclient(client) if known else None
+        self._dialogue.auth_offered = door.backend.auth_offered
         self._id = door.next_id()
         self._began = door.loop.time()
         door.observer(Connected(self._id, self._client))
@@ -129,7 +137,7 @@ class Session(SMTP):
             return
         deadline = self.deadline
         self._after()
-        if not whole and dialogue.state is State.COMMAND:
+        if not whole and dialogue.state in _BY_LINE:
             self.deadline = deadline
 
     def eof_received(self) -> bool:
@@ -188,11 +196,24 @@ class Session(SMTP):
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
         if conversation is None:
-            conversation = Conversation(self._door.backend, self, self._who())
-            self._conversation = conversation
+            conversation = self._converse()
         self._arguments.append(argument)
         dialogue = self._dialogue
         conversation.recipient(dialogue.helo, dialogue.mail_argument or b"", argument)
+
+    def relay_auth(self, line: bytes) -> None:
+        conversation = self._conversation or self._converse()
+        conversation.authenticate(self._dialogue.helo, line)
+
+    def auth_ended(
+        self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
+    ) -> None:
+        if outcome == "accepted":
+            self._authenticated, self._user = True, user
+            self._relayclient = b""  # as the backend's own patch does
+        self._door.observer(
+            AuthEnded(self._id, self._client, mechanism, outcome, reply.code, user)
+        )
 
     def relay_data(self) -> None:
         assert self._conversation is not None
@@ -216,14 +237,14 @@ class Session(SMTP):
             self._conversation.abort()
 
     def message_refused(self, reply: Reply) -> None:
-        reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
-        self._report_message(_outcome(reply), reply.text, reason)
+        reason = REFUSED_FOR.get(reply, "the backend said so before its end")
+        self._report_message(outcome_of(reply), reply.text, reason)
 
     def close(self, why: str) -> None:
         """The dialogue is over: all replies are written."""
         if not self._gone:
             self._why = why
-            if why == "unknown_per_session":
+            if why in _BUDGETS:
                 self._door.observer(LimitHit(self._id, self._client, why))
             self._gone = True
             self._door.shut(self._socket)
@@ -242,14 +263,18 @@ class Session(SMTP):
         self._dialogue.recipient_answered(reply)
         self._after()
 
+    def auth_answered(self, reply: Reply) -> None:
+        self._dialogue.auth_answered(reply)
+        self._after()
+
     def data_answered(self, reply: Reply) -> None:
         if reply.code != 354:
-            self._report_message(_outcome(reply), reply.text, "at DATA")
+            self._report_message(outcome_of(reply), reply.text, "at DATA")
         self._dialogue.data_answered(reply)
         self._after()
 
     def message_answered(self, reply: Reply) -> None:
-        self._report_message(_outcome(reply), reply.text, "")
+        self._report_message(outcome_of(reply), reply.text, "")
         if not self._gone:
             self._dialogue.message_answered(reply)
             self._after()
@@ -273,6 +298,10 @@ class Session(SMTP):
     def relay_writable(self) -> None:
         self._blocked = False
         self._flow()
+
+    def _converse(self) -> Conversation:
+        self._conversation = Conversation(self._door.backend, self, self._who())
+        return self._conversation
 
     def _who(self) -> Client:
         """Both ends of the connection; asked for when a backend is needed."""
@@ -323,7 +352,12 @@ class Session(SMTP):
             helo=self._dialogue.helo,
             client=self._client,
             hostname=self._door.hostname,
-            protocol=b"ESMTP" if self._dialogue.extended else b"SMTP",
+            protocol=protocol_name(
+                extended=self._dialogue.extended,
+                tls=self._dialogue.tls,
+                authenticated=self._authenticated,
+            ),
+            user=self._user,
             session=self._id,
             when=datetime.now(UTC),
         )
@@ -358,7 +392,7 @@ class Session(SMTP):
             self._flow()
         if self._eof and not self._dialogue.waiting:
             self._gone = True
-            if self._dialogue.state is not State.COMMAND:
+            if self._dialogue.state not in _BY_LINE:
                 self._report_message("aborted", "", "the client left before the dot")
             self._door.shut(self._socket)
             self._end()
@@ -369,7 +403,7 @@ class Session(SMTP):
             self.deadline = _NEVER  # the backend's deadlines hold
             return
         door = self._door
-        if dialogue.state is State.COMMAND:
+        if dialogue.state in _BY_LINE:
             self.deadline = door.command_deadline
         else:
             limit = door.settings.data_timeout
@@ -412,18 +446,3 @@ class Session(SMTP):
             )
         )
         door.leave(self, self._client)
-
-
-# Why a message was refused that was read to its end all the same.
-_REFUSED_FOR = {
-    replies.BARE_LF: "bare LF",
-    replies.TOO_BIG: "by our limits",
-    replies.BACKEND_LOST: "the backend was lost",
-    replies.BACKEND_CONFUSED: "the backend was lost",
-}
-
-
-def _outcome(reply: Reply) -> str:
-    if reply.positive:
-        return "accepted"
-    return "deferred" if reply.temporary else "refused"

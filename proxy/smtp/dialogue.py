@@ -5,41 +5,22 @@ once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
 bytes cut in any way and get the same transcript.
 
-States of a session, and what each has promised::
-
-    COMMAND   nothing beyond the replies already given
-    ASKING    a recipient's verdict, or the backend's word, is awaited;
-              later input is held
-    MESSAGE   354 was said, with the backend's 354 behind it
-    REFUSED   the message is read to its end, then refused; the backend has
-              seen no final dot and will not
-    ENDED     the dot was passed on: the backend may or may not have the mail
-    CLOSED    nothing more is said
+The states are described in :mod:`proxy.smtp.state`; AUTH is in
+:mod:`proxy.smtp.auth`.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 
-from proxy.smtp import replies
+from proxy.smtp import auth, replies
 from proxy.smtp.command import has_control, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
-
-
-class State(enum.Enum):
-    """See the module's docstring."""
-
-    COMMAND = "command"
-    ASKING = "asking"
-    MESSAGE = "message"
-    REFUSED = "refused"
-    ENDED = "ended"
-    CLOSED = "closed"
+from proxy.smtp.state import State
 
 
 class Dialogue:
@@ -61,12 +42,15 @@ class Dialogue:
         "_why",
         "_working",
         "accepted",
+        "auth",
+        "auth_offered",
         "extended",
         "helo",
         "mail_argument",
         "refusal",
         "sender",
         "state",
+        "tls",
         "unknown",
     )
 
@@ -86,6 +70,9 @@ class Dialogue:
         self._working = False
         self._why = ""
         self.state = State.COMMAND
+        self.tls = False
+        self.auth_offered = b""
+        self.auth: auth.Exchange | None = None
         self.helo = b""
         self.extended = False
         self.mail_argument: bytes | None = None
@@ -161,6 +148,11 @@ class Dialogue:
         self._outbox.fill_oldest(reply)
         self._work()
 
+    def auth_answered(self, reply: Reply) -> None:
+        """The backend's answer to AUTH, or to a line of the exchange."""
+        auth.answered(self, reply)
+        self._work()
+
     def data_answered(self, reply: Reply) -> None:
         """The backend's answer to DATA."""
         self._answer(reply)
@@ -184,6 +176,9 @@ class Dialogue:
 
         In the middle of a message the client is first heard to its end.
         """
+        if self.auth is not None and auth.backend_lost(self, reply):
+            self._work()
+            return
         # Recipients that were accepted are lost with it: DATA, and further
         # recipients of this transaction, must not be refused for good.
         self._broken = reply
@@ -197,6 +192,8 @@ class Dialogue:
             self._answer(reply)
             self._forget_transaction()
             self.state = State.COMMAND
+        if self.auth is not None:
+            auth.end_if_lost(self)
         self._work()
 
     def end(self, reply: Reply, why: str) -> None:
@@ -224,6 +221,9 @@ class Dialogue:
                 elif state is State.MESSAGE or state is State.REFUSED:
                     if not self._message_piece():
                         break
+                elif state is State.AUTH:
+                    if not auth.take_line(self):
+                        break
                 else:
                     break
         finally:
@@ -236,7 +236,7 @@ class Dialogue:
         end = buffer.find(b"\n")
         limit = self._limits.command_length
         if end < 0:
-            if limit and len(buffer) > limit:
+            if limit and len(buffer) > limit and not auth.may_be_long(self, buffer):
                 self._skipping = True
                 self._buffer = b""
             return False
@@ -244,7 +244,8 @@ class Dialogue:
         if self._outbox.waiting and not _is_rcpt(line):
             return False  # in order: first the recipients' answers
         self._buffer = buffer[end + 1 :]
-        if self._skipping or (limit and end + 1 > limit):
+        too_long = limit and end + 1 > limit and not auth.may_be_long(self, line)
+        if self._skipping or too_long:
             self._skipping = False
             self._answer(replies.LINE_TOO_LONG)
             return True
@@ -308,7 +309,8 @@ class Dialogue:
 
     def _ehlo(self, argument: bytes) -> None:
         self._greet(argument, extended=True)
-        self._answer(self._banner.ehlo)
+        offered = self.auth_offered and auth.offered_now(self)
+        self._answer(self._banner.ehlo_reply(self.tls, offered))
 
     def _mail(self, argument: bytes) -> None:
         sender = read_path(argument)
@@ -441,4 +443,5 @@ _VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
     b"help": Dialogue._help,
     b"vrfy": Dialogue._vrfy,
     b"quit": Dialogue._quit,
+    b"auth": auth.command,
 }

@@ -21,6 +21,9 @@ class Pending(enum.Enum):
     LATER = "later"
 
 
+_EHLO_MAX = 16  # as many answers to EHLO are kept; backends change theirs rarely
+
+
 class Banner:
     """What the server says of itself, made once for all sessions.
 
@@ -28,7 +31,7 @@ class Banner:
     SIZE (RFC 1870).
     """
 
-    __slots__ = ("ehlo", "greeting", "helo", "quit")
+    __slots__ = ("_ehlo", "_extensions", "_hostname", "greeting", "helo", "quit")
 
     def __init__(self, hostname: bytes, size: int = 0) -> None:
         extensions = [b"PIPELINING", b"8BITMIME"]
@@ -36,8 +39,21 @@ class Banner:
             extensions.insert(1, b"SIZE %d" % size)
         self.greeting = Reply(220, hostname + b" ESMTP")
         self.helo = Reply(250, hostname)
-        self.ehlo = Reply(250, hostname, *extensions)
         self.quit = Reply(221, hostname)
+        self._hostname = hostname
+        self._extensions = extensions
+        self._ehlo: dict[tuple[bool, bytes], Reply] = {}
+
+    def ehlo_reply(self, tls: bool, auth: bytes) -> Reply:
+        """The answer to EHLO in a session that is encrypted or not; ``auth`` is
+        the line that offers AUTH, or empty."""
+        reply = self._ehlo.get((tls, auth))
+        if reply is None:
+            more = [auth] if auth else []
+            reply = Reply(250, self._hostname, *self._extensions, *more)
+            if len(self._ehlo) < _EHLO_MAX:
+                self._ehlo[tls, auth] = reply
+        return reply
 
 
 class Driver(Protocol):
@@ -67,6 +83,16 @@ class Driver(Protocol):
         """The last bytes of the message (or none) and the final dot; then
         :meth:`Dialogue.message_answered`."""
 
+    def relay_auth(self, line: bytes) -> None:
+        """AUTH, or a line of the exchange, for the backend: a secret.  Then
+        :meth:`Dialogue.auth_answered`."""
+
+    def auth_ended(
+        self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
+    ) -> None:
+        """An exchange is over; ``outcome`` is ``accepted``, ``refused``,
+        ``deferred`` or ``lost``, ``user`` the name where it is known."""
+
     def relay_abort(self) -> None:
         """The transaction is given up: the backend must see no final dot.
         Nothing that was asked is answered any more."""
@@ -86,9 +112,13 @@ class Limits:
     ``command_length`` in bytes with the line end, ``unknown_recipients`` in
     refusals with a permanent reply, ``message_size`` in bytes as sent.  A MAIL
     that declares more than ``declared_size`` is refused at once.
+    ``auth_failures`` in exchanges that are refused for good; AUTH is offered in
+    a session without TLS only if not ``auth_needs_tls``.
     """
 
     command_length: int = 4096
     unknown_recipients: int = 20
     message_size: int = 0
     declared_size: int = 0
+    auth_failures: int = 3
+    auth_needs_tls: bool = True

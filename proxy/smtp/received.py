@@ -13,6 +13,15 @@ from email.utils import format_datetime
 # What RFC 5321 lets a Domain or address literal be made of, and "_".
 _HELO = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
 
+_USER = re.compile(rb"[A-Za-z0-9._@+=-]{1,128}")
+
+
+def protocol_name(*, extended: bool, tls: bool, authenticated: bool) -> bytes:
+    """The word behind ``with`` (RFC 3848)."""
+    if not (extended or tls or authenticated):
+        return b"SMTP"
+    return b"ESMTP" + b"S" * tls + b"A" * authenticated
+
 
 def received_line(
     *,
@@ -22,17 +31,21 @@ def received_line(
     protocol: bytes,
     session: str,
     when: datetime,
+    user: bytes = b"",
 ) -> bytes:
     """``Received: from ... by ... with ... id ...; date`` with its CRLF.
 
     ``client`` is the peer's address as text, ``when`` is aware of its zone.  A
     HELO name that is not a name is left out: it could be anything.
+    So is the name of an authenticated ``user`` that is not like one.
     """
     address = _literal(client)
     name = helo if _HELO.fullmatch(helo) else address
-    return b"Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n" % (
+    who = b"\r\n\t(authenticated as %s)" % user if _USER.fullmatch(user) else b""
+    return b"Received: from %s (%s)%s\r\n\tby %s with %s id %s;\r\n\t%s\r\n" % (
         name,
         address,
+        who,
         hostname,
         protocol,
         session.encode("ascii"),

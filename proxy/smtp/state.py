@@ -1,0 +1,32 @@
+"""The states of a session, and what each has promised.
+
+::
+
+    COMMAND   nothing beyond the replies already given
+    ASKING    a recipient's verdict, or the backend's word, is awaited;
+              later input is held
+    AUTH      the client's next line of an AUTH exchange is awaited
+    MESSAGE   354 was said, with the backend's 354 behind it
+    REFUSED   the message is read to its end, then refused; the backend has
+              seen no final dot and will not
+    ENDED     the dot was passed on: the backend may or may not have the mail
+    CLOSED    nothing more is said
+
+Knows: names only.  Called by the dialogue and whoever looks at one.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class State(enum.Enum):
+    """See the module's docstring."""
+
+    COMMAND = "command"
+    ASKING = "asking"
+    AUTH = "auth"
+    MESSAGE = "message"
+    REFUSED = "refused"
+    ENDED = "ended"
+    CLOSED = "closed"
