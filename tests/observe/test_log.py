@@ -102,6 +102,8 @@ EVENTS: list[events.Event] = [
     events.BackendFailed("s1", "127.0.0.1:2525", "connect", "refused"),
     events.LimitHit("s1", "192.0.2.9", "message_size"),
     events.Notice("error", "something"),
+    events.ProxyHeaderBad("192.0.2.9", "no PROXY header", 3),
+    events.AuthEnded("s1", "192.0.2.9", b"PLAIN", "accepted", 235, b"jo\ne"),
 ]
 
 
