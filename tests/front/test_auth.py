@@ -476,3 +476,23 @@ async def test_strangers_do_not_reach_the_backend() -> None:
                 assert await code(client, b"AUTH GSSAPI x") == 504
                 await client.command(b"QUIT")
         assert front.fake.connections == 0
+
+
+async def test_a_client_that_leaves_anywhere_leaves_nothing_behind() -> None:
+    """No connection that has seen its AUTH is ever used for the next one."""
+    data = (
+        b"AUTH LOGIN\r\n" + b64(b"alice") + b"\r\n" + b64(PASSWORD) + b"\r\n"
+        b"MAIL FROM:<>\r\nRCPT TO:<x@elsewhere.test>\r\nDATA\r\nx\r\n.\r\n"
+    )
+    async with authenticating() as front:
+        for end in range(0, len(data) + 1, 9):
+            async with session(front) as client:
+                await client.send(data[:end])
+                if end % 2:
+                    await asyncio.sleep(0.002)
+                client.reset()
+            await front.settled()
+        await front.until(lambda: front.backend.connections == 0)
+        began = [c for c in front.fake.commands if c == b"AUTH LOGIN"]
+        assert len(began) > 5
+        assert len(began) <= front.fake.connections
