@@ -478,21 +478,34 @@ async def test_strangers_do_not_reach_the_backend() -> None:
         assert front.fake.connections == 0
 
 
-async def test_a_client_that_leaves_anywhere_leaves_nothing_behind() -> None:
-    """No connection that has seen its AUTH is ever used for the next one."""
-    data = (
-        b"AUTH LOGIN\r\n" + b64(b"alice") + b"\r\n" + b64(PASSWORD) + b"\r\n"
-        b"MAIL FROM:<>\r\nRCPT TO:<x@elsewhere.test>\r\nDATA\r\nx\r\n.\r\n"
-    )
+STEPS = [
+    b"AUTH LOGIN",
+    b64(b"alice"),
+    b64(PASSWORD),
+    b"MAIL FROM:<>",
+    b"RCPT TO:<x@elsewhere.test>",
+    b"DATA",
+    b"x\r\n.",
+]
+
+
+@pytest.mark.parametrize("answered", range(len(STEPS) + 1))
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_client_that_leaves_anywhere(answered: int, reset: bool) -> None:
+    """After so many answers, with the next line on its way: nothing is left, and
+    the next one's AUTH has a connection of its own."""
     async with authenticating() as front:
-        for end in range(0, len(data) + 1, 9):
-            async with session(front) as client:
-                await client.send(data[:end])
-                if end % 2:
-                    await asyncio.sleep(0.002)
+        async with session(front) as client:
+            for line in STEPS[:answered]:
+                assert (await code(client, line)) < 400
+            await client.send(b"\r\n".join([*STEPS, b""][answered : answered + 1]))
+            if reset:
                 client.reset()
-            await front.settled()
-        await front.until(lambda: front.backend.connections == 0)
-        began = [c for c in front.fake.commands if c == b"AUTH LOGIN"]
-        assert len(began) > 5
-        assert len(began) <= front.fake.connections
+        await front.settled()
+        await front.until(lambda: not front.fake.open_connections)
+        assert front.backend.connections == 0
+        before = front.fake.connections
+        async with session(front, b"next.test") as client:
+            assert await code(client, GOOD) == 235
+        assert front.fake.connections == before + 1
+        assert front.fake.commands[-2:] == [b"EHLO next.test", GOOD]
