@@ -113,7 +113,7 @@ class Service:
         observer = _all(observers)
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
-        self.offers = Offers(self.backend)
+        self.offers = Offers(self.backend, self.log.notice if self._first else None)
         self.metrics.backend_up = self._backend_up
         self.door = Door(
             engine=assemble.engine(config, host, self._rule_failed, serving=True),

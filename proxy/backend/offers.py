@@ -12,6 +12,7 @@ connections for mail counts as well.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.backend.channel import Channel
 from proxy.backend.pool import Backend
@@ -22,11 +23,22 @@ RETRY_SECONDS = 5.0
 """After a failure: as long as nothing is known, nothing is offered."""
 
 
-class Offers:
-    """Asks if ``learn_auth`` is set in the backend's settings."""
+Say = Callable[[str, str], None]
+"""Takes a level and a text for the log."""
 
-    def __init__(self, backend: Backend) -> None:
+
+def _say_nothing(level: str, text: str) -> None:
+    """A :data:`Say` of those processes that are not to repeat the first one."""
+
+
+class Offers:
+    """Asks if ``learn_auth`` is set in the backend's settings; ``say`` hears the
+    answer, where it is another than before."""
+
+    def __init__(self, backend: Backend, say: Say | None = None) -> None:
         self._backend = backend
+        self._say = say or _say_nothing
+        self._said: bytes | None = None
         self._channel: Channel | None = None
         self._opening: asyncio.Task[None] | None = None
         self._due = 0.0
@@ -46,6 +58,7 @@ class Offers:
     def ask_again(self) -> None:
         """Another configuration: ask at once."""
         self.close()
+        self._said = None
         self._due = 0.0
         self.tick()
 
@@ -93,4 +106,16 @@ class Offers:
         if reply.code == 250:
             self._backend.heard(reply)
             self._due = self._backend.now() + AGAIN_SECONDS
+            self._tell(self._backend.auth_offered)
         self._backend.finish(channel)
+
+    def _tell(self, offered: bytes) -> None:
+        if offered == self._said:
+            return
+        self._said = offered
+        where = f"the backend {self._backend.settings}"
+        if offered:
+            self._say("info", f"{where} offers {offered.decode('ascii')}")
+        else:
+            text = "offers no AUTH, and so no client is offered it (auth.offer)"
+            self._say("warning", f"{where} {text}")

@@ -310,6 +310,8 @@ async def test_lost_at_the_second_transactions_rcpt() -> None:
         assert codes(await client.rest()) == [250, 451, 421]
         await front.settled()
         assert front.fake.connections == 1
+        (failure,) = [e for e in front.events if isinstance(e, BackendFailed)]
+        assert failure.step == "envelope"  # what really was the trouble
 
 
 async def test_lost_after_a_message_that_was_too_big() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import smtplib
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
@@ -123,6 +124,9 @@ async def test_what_hup_changes(
         await served.reload({**settings, "auth.offer": "always"})
         await served.said("configuration reloaded")
         await until_offered(served)
+        line = await served.said(" offers AUTH")
+        assert "level=info" in line
+        assert line.endswith('offers AUTH PLAIN LOGIN CRAM-MD5"')
         await served.reload({**settings, "auth.offer": "tls"})
         await served.said("configuration reloaded", times=2)
         async with await RawClient.connect(served.port) as client:
@@ -131,3 +135,19 @@ async def test_what_hup_changes(
         await served.reload(settings)
         await served.said("configuration reloaded", times=3)
         assert not await offers(served)
+
+
+async def test_a_backend_without_auth_is_told_once(
+    tmp_path: Path, settings: Settings, fake: FakeQmail
+) -> None:
+    always = {**settings, "auth.offer": "always", "listen.workers": 2}
+    async with serving(tmp_path, always) as served:
+        line = await served.said("offers no AUTH")
+        assert "level=warning" in line
+        assert not await offers(served)
+        async with asyncio.timeout(PATIENCE):
+            while fake.commands.count(b"QUIT") < 2:
+                await asyncio.sleep(0.01)
+        served.signal(SIGTERM)
+        await served.finished()
+        assert served.log.count("offers no AUTH") == 1
