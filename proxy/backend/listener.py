@@ -1,4 +1,4 @@
-"""Who hears what the backend answers: what a conversation asks of its session.
+"""Who hears what the backend answers.
 
 Knows: names only.  Called by :mod:`proxy.backend.conversation`; implemented by
 :mod:`proxy.front.session`.

@@ -16,6 +16,11 @@ from proxy.smtp.path import path_end
 has_control = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
+def is_rcpt(line: bytes) -> bool:
+    """Whether it may be answered before its forerunners are."""
+    return line[:5].lower() == b"rcpt "
+
+
 def split_line(line: bytes) -> tuple[bytes, bytes]:
     """Verb in lower case, and argument without blanks before it (commands.c)."""
     verb, _, argument = line.partition(b" ")

@@ -3,10 +3,9 @@
 Knows: the order of commands as qmail-smtpd keeps it, what is answered at
 once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
-bytes cut in any way and get the same transcript.
+bytes cut in any way and get the same transcript.  :mod:`proxy.smtp.state` has
+the states, and what each has promised; AUTH is in :mod:`proxy.smtp.auth`.
 
-The states are described in :mod:`proxy.smtp.state`; AUTH is in
-:mod:`proxy.smtp.auth`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.smtp import auth, replies
-from proxy.smtp.command import has_control, parameters, split_line
+from proxy.smtp.command import has_control, is_rcpt, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import State
+from proxy.smtp.state import UNDER_WAY, State
+
+__all__ = ["Dialogue", "State"]
 
 
 class Dialogue:
@@ -113,7 +114,7 @@ class Dialogue:
     @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
-        return self.mail_argument is not None or self.state in _UNDER_WAY
+        return self.mail_argument is not None or self.state in UNDER_WAY
 
     @property
     def message_size(self) -> int:
@@ -241,7 +242,7 @@ class Dialogue:
                 self._buffer = b""
             return False
         line = buffer[:end]
-        if self._outbox.waiting and not _is_rcpt(line):
+        if self._outbox.waiting and not is_rcpt(line):
             return False  # in order: first the recipients' answers
         self._buffer = buffer[end + 1 :]
         too_long = limit and end + 1 > limit and not auth.may_be_long(self, line)
@@ -378,15 +379,6 @@ class Dialogue:
         self._reset()
         self._answer(replies.FLUSHED)
 
-    def _noop(self, argument: bytes) -> None:
-        self._answer(replies.OK)
-
-    def _help(self, argument: bytes) -> None:
-        self._answer(replies.HELP)
-
-    def _vrfy(self, argument: bytes) -> None:
-        self._answer(replies.VRFY)
-
     def _quit(self, argument: bytes) -> None:
         self._answer(self._banner.quit)
         self._close("quit")
@@ -426,11 +418,10 @@ class Dialogue:
         self._buffer = b""
 
 
-def _is_rcpt(line: bytes) -> bool:
-    return line[:5].lower() == b"rcpt "
+def _says(reply: Reply) -> Callable[[Dialogue, bytes], None]:
+    """A verb that is always answered so."""
+    return lambda dialogue, _: dialogue._answer(reply)
 
-
-_UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
 
 _VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
     b"helo": Dialogue._helo,
@@ -439,9 +430,9 @@ _VERBS: dict[bytes, Callable[[Dialogue, bytes], None]] = {
     b"rcpt": Dialogue._rcpt,
     b"data": Dialogue._data,
     b"rset": Dialogue._rset,
-    b"noop": Dialogue._noop,
-    b"help": Dialogue._help,
-    b"vrfy": Dialogue._vrfy,
+    b"noop": _says(replies.OK),
+    b"help": _says(replies.HELP),
+    b"vrfy": _says(replies.VRFY),
     b"quit": Dialogue._quit,
     b"auth": auth.command,
 }

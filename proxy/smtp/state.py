@@ -1,18 +1,18 @@
-"""The states of a session, and what each has promised.
+"""Where a session stands.
 
-::
+Knows: names only.  Set by the dialogue, read by whoever drives it.
 
-    COMMAND   nothing beyond the replies already given
-    ASKING    a recipient's verdict, or the backend's word, is awaited;
-              later input is held
-    AUTH      the client's next line of an AUTH exchange is awaited
-    MESSAGE   354 was said, with the backend's 354 behind it
-    REFUSED   the message is read to its end, then refused; the backend has
-              seen no final dot and will not
-    ENDED     the dot was passed on: the backend may or may not have the mail
-    CLOSED    nothing more is said
+What each state has promised::
 
-Knows: names only.  Called by the dialogue and whoever looks at one.
+    COMMAND    nothing beyond the replies already given
+    ASKING     a recipient's verdict, or the backend's word, is awaited;
+               later input is held
+    AUTH       the client's next line of an AUTH exchange is awaited
+    MESSAGE    354 was said, with the backend's 354 behind it
+    REFUSED    the message is read to its end, then refused; the backend has
+               seen no final dot and will not
+    ENDED      the dot was passed on: the backend may or may not have the mail
+    CLOSED     nothing more is said
 """
 
 from __future__ import annotations
@@ -30,3 +30,7 @@ class State(enum.Enum):
     REFUSED = "refused"
     ENDED = "ended"
     CLOSED = "closed"
+
+
+UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+"""A client that is left now would have to send again."""

@@ -29,9 +29,9 @@ from typing import Literal
 import pytest
 
 from proxy.smtp import replies
+from proxy.smtp.dialogue import State
 from proxy.smtp.driver import Limits, Pending
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import State
 from tests.support.driver import MemoryDriver
 
 FILES = sorted((pathlib.Path(__file__).parent.parent / "dialogs").glob("*.txt"))

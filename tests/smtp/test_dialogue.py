@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.smtp import replies
+from proxy.smtp.dialogue import State
 from proxy.smtp.driver import Limits, Pending
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import State
 from tests.support.driver import MemoryDriver, codes
 
 DATA = pathlib.Path(__file__).parent.parent / "data" / "dialogues.json.gz"
