@@ -5,7 +5,6 @@ once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
 bytes cut in any way and get the same transcript.  :mod:`proxy.smtp.state` has
 the states, and what each has promised; AUTH is in :mod:`proxy.smtp.auth`.
-
 """
 
 from __future__ import annotations
