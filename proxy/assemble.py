@@ -166,6 +166,7 @@ def backend_settings(config: Config) -> BackendSettings:
         kept_seconds=backend.pool_age,
         breaker_failures=backend.breaker_failures,
         breaker_seconds=backend.breaker_seconds,
+        learn_auth=config.auth.offer != "never",
     )
 
 
@@ -196,6 +197,7 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
         received=config.message.received,
         trusted=trusted(config),
         harvest=harvest if limits.harvest_defence else None,
+        proxies=Trusted(config.listen.proxy_from),
         session=Limits(
             command_length=limits.command_length,
             commands=limits.commands_per_session,
@@ -204,6 +206,8 @@ def door_settings(config: Config, host: QmailHost) -> DoorSettings:
             unknown_recipients=limits.unknown_per_session,
             message_size=limits.message_size,
             declared_size=limits.message_size or 2 * databytes,
+            auth_failures=limits.auth_failures,
+            auth_needs_tls=config.auth.offer != "always",
         ),
     )
 

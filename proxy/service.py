@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
+from proxy.backend.offers import Offers
 from proxy.backend.pool import Backend
 from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
@@ -99,6 +100,7 @@ class Service:
         self.door: Door | None = None
         self.backend: Backend | None = None
         self.interlock: Interlock | None = None
+        self.offers: Offers | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -126,6 +128,7 @@ class Service:
         tls = self._share.tls if self._share else server_tls(config)
         self._sockets = self._own_sockets()
         self.backend = Backend(assemble.backend_settings(config), hostname)
+        self.offers = Offers(self.backend, self.log.notice if self._first else None)
         self.metrics.backend_up = self._backend_up
         share = self._share
         board = share.board if share else None
@@ -254,6 +257,8 @@ class Service:
             return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
         backend.use(behind)
+        if self.offers is not None:
+            self.offers.ask_again()
         kept = _restart_only(self.config, config)
         self.config = config
         if self.interlock is not None:
@@ -274,6 +279,8 @@ class Service:
         self._listening = False
         if self.interlock is not None:
             self.interlock.close()
+        if self.offers is not None:
+            self.offers.close()
         for server in self._servers:
             server.close()
         if self._share is None or not self._share.inherited:
@@ -296,6 +303,8 @@ class Service:
 
     async def _drain(self, door: Door) -> None:
         door.closing = True
+        for phase in list(door.awaiting):
+            phase.shut_down()
         deadline = door.loop.time() + self.config.shutdown_grace
         for session in list(door.sessions):
             session.shut_down(now=False)
@@ -320,6 +329,8 @@ class Service:
         self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
+            if self.offers is not None and self._listening:
+                self.offers.tick()
             if self.interlock is not None and self._listening:
                 self.interlock.tick()
             loop = self.door.loop

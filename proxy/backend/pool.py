@@ -18,6 +18,8 @@ import aiosmtplib
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
+from proxy.smtp.auth import offered_line
+from proxy.smtp.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class BackendSettings:
     than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
     connections are kept for ``kept_seconds``.  After ``breaker_failures``
     attempts to connect that failed in a row, none is made for
-    ``breaker_seconds``; 0 of them: attempts are always made.
+    ``breaker_seconds``; 0 of them: attempts are always made.  ``learn_auth``:
+    remember which mechanisms of AUTH it offers.
     """
 
     host: str = "127.0.0.1"
@@ -45,6 +48,7 @@ class BackendSettings:
     kept_seconds: float = 30.0
     breaker_failures: int = 5
     breaker_seconds: float = 2.0
+    learn_auth: bool = False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -80,6 +84,8 @@ class Backend:
         self.trouble = ""
         self.kept_at_most = float("inf")
         """Seconds; less than ``kept_seconds`` where connections run short."""
+        self.auth_offered = b""
+        """``AUTH PLAIN LOGIN`` as its last EHLO had it, if that is to be learnt."""
         self._idle: list[Channel] = []
         self._live: set[Channel] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -97,7 +103,7 @@ class Backend:
         """Other settings from now on.  Where they name another place, no
         connection to the old one serves a further session."""
         if str(settings) != str(self.settings):
-            self.up, self.trouble = None, ""
+            self.up, self.trouble, self.auth_offered = None, "", b""
             for channel in self._live:
                 channel.used = _USES_MAX
             for channel in self._idle:
@@ -106,6 +112,13 @@ class Backend:
             self._breaker.forget()
         self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
         self.settings = settings
+        if not settings.learn_auth:
+            self.auth_offered = b""
+
+    def heard(self, ehlo: Reply) -> None:
+        """An answer to EHLO, from the place that is used now."""
+        if self.settings.learn_auth:
+            self.auth_offered = offered_line(ehlo.lines[1:])
 
     def reuse(self, client: Client | None) -> Channel | None:
         """An idle connection that is still good for ``client``, if there is one."""

@@ -26,6 +26,7 @@ from proxy.config.values import (
     IPv4,
     ListenAddress,
     Processes,
+    ProxyNetwork,
     RelayNetwork,
     Seconds,
     Text,
@@ -69,6 +70,15 @@ class Listen(Section):
         description="Processes that share the listening addresses. One serves"
         " thousands of connections; raise it when one CPU is busy all the time."
         " Limits hold for all of them together, and metrics are added up.",
+    )
+    proxy_from: Annotated[tuple[ProxyNetwork, ...], BeforeValidator(split_list)] = (
+        Field(
+            default=(),
+            description="Balancers and tunnels, as networks or addresses, that put a"
+            " PROXY header (version 1 or 2) before every connection: the address in it"
+            " is the client's, for everything. Connections from them without one are"
+            " closed; anybody else's header is a bad command.",
+        )
     )
 
     @property
@@ -287,6 +297,18 @@ class Relay(Section):
     )
 
 
+class Auth(Section):
+    """SMTP AUTH of a patched qmail-smtpd. Whom that accepts may relay."""
+
+    offer: Literal["never", "tls", "always"] = Field(
+        default="never",
+        description="When EHLO offers the mechanisms that the backend offers. never:"
+        " AUTH is unknown (502). tls: only where the client's connection is encrypted."
+        " always: also in clear, where PLAIN and LOGIN show the password to everybody"
+        " on the way.",
+    )
+
+
 class Config(Section):
     """The whole configuration. Made by :func:`proxy.config.load`; keyword
     arguments make one that asks neither file nor environment."""
@@ -314,6 +336,7 @@ class Config(Section):
     log: Log = Log()
     limits: Limits = Limits()
     relay: Relay = Relay()
+    auth: Auth = Auth()
     process: Process = Process()
 
     # Set by ``sources``.

@@ -21,10 +21,13 @@ from aiosmtpd.smtp import SMTP
 
 from proxy.backend.client import Client
 from proxy.backend.conversation import Conversation
+from proxy.front.authenticated import Authenticated
 from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
 from proxy.front.encrypted import Encrypted
+from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.pace import Pace
+from proxy.front.proxied import HeaderPhase
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
@@ -41,14 +44,14 @@ from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
 from proxy.smtp.received import protocol_name, received_line
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import State
+from proxy.smtp.state import BY_LINE, State
 
 # Input held while an answer is awaited; beyond it, the client is not read.
 _HELD_MAX = 65536
 _NEVER = float("inf")
 
 
-class Session(Encrypted, SMTP):
+class Session(Authenticated, Encrypted, SMTP):
     """Feeds a :class:`Dialogue` and does what it asks for.
 
     ``deadline`` is loop time in seconds by which the client must act.
@@ -62,6 +65,7 @@ class Session(Encrypted, SMTP):
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
+        self._ends: Client | None = None
         self._relayclient: bytes | None = None
         self._id = ""
         self._began = 0.0
@@ -86,25 +90,55 @@ class Session(Encrypted, SMTP):
         door = self._door
         self._socket = transport
         peer = transport.get_extra_info("peername")
-        self._client = peer[0] if peer else ""
-        refusal = door.enter(self, self._client)
-        if refusal is not None:
-            self._gone = True
-            if not self.implicit:
-                self._socket.write(refusal.wire)
-            self._socket.close()
+        client = peer[0] if peer else ""
+        if door.proxied and client in door.settings.proxies:
+            refusal = door.full(client)
+            if refusal is not None:
+                self._turn_away(refusal)
+            else:
+                HeaderPhase(door, self, transport, client)
             return
-        self._relayclient = door.relayclient(self._client)
+        self.enter(client)
+
+    def enter(
+        self,
+        client: str,
+        ends: Client | None = None,
+        *,
+        by_proxy: bool = False,
+        received: bytes = b"",
+    ) -> None:
+        """Begin with ``client``.  ``by_proxy``: a proxy has connected, and says
+        that ``ends`` are the client's; without ``ends``, it speaks for itself or
+        for it knows not whom, who then may not relay.  ``received`` came first."""
+        door = self._door
+        self._client, self._ends = client, ends
+        known = ends is not None or not by_proxy
+        refusal = door.enter(self, client, capped=known)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        self._relayclient = door.relayclient(client) if known else None
+        self._dialogue.auth_offered = door.backend.auth_offered
         self._id = door.next_id()
         self._began = door.loop.time()
         self._oldest = door.oldest()
         door.observer(Connected(self._id, self._client))
         if self.implicit:
             self._dialogue.state = State.SWITCHING
-            self.start_tls(0)
+            self.start_tls(0, received)
+            received = b""
         else:
             self._dialogue.start()
         self._set_deadline()
+        if received:
+            self.data_received(received)
+
+    def _turn_away(self, refusal: Reply) -> None:
+        self._gone = True
+        if not self.implicit:
+            self._socket.write(refusal.wire)
+        self._socket.close()
 
     def data_received(self, data: bytes) -> None:
         if self._gone:
@@ -121,7 +155,7 @@ class Session(Encrypted, SMTP):
             return
         before = self.deadline
         self._after()
-        if not whole and dialogue.state is State.COMMAND:
+        if not whole and dialogue.state in BY_LINE:
             self.deadline = before
 
     def eof_received(self) -> bool:
@@ -200,8 +234,7 @@ class Session(Encrypted, SMTP):
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
         if conversation is None:
-            conversation = Conversation(self._door.backend, self, self._who())
-            self._conversation = conversation
+            conversation = self._converse()
         self._arguments.append(argument)
         dialogue = self._dialogue
         conversation.recipient(dialogue.helo, dialogue.mail_argument or b"", argument)
@@ -228,8 +261,8 @@ class Session(Encrypted, SMTP):
             self._conversation.abort()
 
     def message_refused(self, reply: Reply) -> None:
-        reason = _REFUSED_FOR.get(reply, "the backend said so before its end")
-        self._report_message(_outcome(reply), reply.text, reason)
+        reason = REFUSED_FOR.get(reply, "the backend said so before its end")
+        self._report_message(outcome_of(reply), reply.text, reason)
 
     def limit_reached(self, limit: str) -> None:
         self._door.observer(LimitHit(self._id, self._client, limit))
@@ -247,7 +280,7 @@ class Session(Encrypted, SMTP):
     def recipient_answered(self, reply: Reply) -> None:
         argument = self._arguments.pop(0)
         if not reply.positive:
-            if reply.code == 550:
+            if reply.code == 550 and not self._authenticated:
                 self._door.guessed(self._id, self._client, reply)
             self._door.observer(
                 BackendRefusedRecipient(
@@ -259,14 +292,14 @@ class Session(Encrypted, SMTP):
 
     def data_answered(self, reply: Reply) -> None:
         if reply.code != 354:
-            self._report_message(_outcome(reply), reply.text, "at DATA")
+            self._report_message(outcome_of(reply), reply.text, "at DATA")
         else:
             self._pace = self._door.pace()
         self._dialogue.data_answered(reply)
         self._after()
 
     def message_answered(self, reply: Reply) -> None:
-        self._report_message(_outcome(reply), reply.text, "")
+        self._report_message(outcome_of(reply), reply.text, "")
         if reply.positive:
             self._door.delivered(self._client)
         if not self._gone:
@@ -295,8 +328,14 @@ class Session(Encrypted, SMTP):
         self._blocked = False
         self._flow()
 
+    def _converse(self) -> Conversation:
+        self._conversation = Conversation(self._door.backend, self, self._who())
+        return self._conversation
+
     def _who(self) -> Client:
         """Both ends of the connection; asked for when a backend is needed."""
+        if self._ends is not None:
+            return self._ends
         ends: list[Any] = []
         for name in ("peername", "sockname"):
             end = self._socket.get_extra_info(name)
@@ -339,6 +378,8 @@ class Session(Encrypted, SMTP):
 
     def _guessed(self, refusal: Reply) -> Reply | Pending:
         """The refusal of somebody who may be guessing: now, later, or 421."""
+        if self._authenticated:
+            return refusal  # it writes to whom it will
         door = self._door
         reply, delay = door.guessed(self._id, self._client, refusal)
         if not delay or self._conversation is not None:
@@ -354,8 +395,13 @@ class Session(Encrypted, SMTP):
             helo=self._dialogue.helo,
             client=self._client,
             hostname=self._door.hostname,
-            protocol=protocol_name(self._dialogue.extended, self._tls),
+            protocol=protocol_name(
+                extended=self._dialogue.extended,
+                tls=bool(self._tls),
+                authenticated=self._authenticated,
+            ),
             tls=self._tls,
+            user=self._user,
             session=self._id,
             when=datetime.now(UTC),
         )
@@ -393,7 +439,7 @@ class Session(Encrypted, SMTP):
                 self._tls_failed("the client left")
                 return
             self._gone = True
-            if self._dialogue.state is not State.COMMAND:
+            if self._dialogue.state not in BY_LINE:
                 self._report_message("aborted", "", "the client left before the dot")
             self._door.shut(self._socket)
             self._end()
@@ -448,18 +494,3 @@ class Session(Encrypted, SMTP):
             )
         )
         door.leave(self, self._client)
-
-
-# Why a message was refused that was read to its end all the same.
-_REFUSED_FOR = {
-    replies.BARE_LF: "bare LF",
-    replies.TOO_BIG: "by our limits",
-    replies.BACKEND_LOST: "the backend was lost",
-    replies.BACKEND_CONFUSED: "the backend was lost",
-}
-
-
-def _outcome(reply: Reply) -> str:
-    if reply.positive:
-        return "accepted"
-    return "deferred" if reply.temporary else "refused"

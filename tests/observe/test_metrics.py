@@ -96,6 +96,12 @@ def test_answered() -> None:
     [
         (events.Turned("c", "connections"), "turned_away", {"limit": "connections"}),
         (events.LimitHit("s", "c", "size"), "limits_hit", {"limit": "size"}),
+        (events.ProxyHeaderBad("p", "why", 1), "proxy_headers_bad", {}),
+        (
+            events.AuthEnded("s", "c", b"PLAIN", "refused", 535, b""),
+            "auth",
+            {"outcome": "refused"},
+        ),
         (
             events.BackendFailed("s", "b", "connect", "why"),
             "backend_failures",

@@ -125,9 +125,12 @@ async def running(
         server.close()
         for session in list(door.sessions):
             session.shut_down(now=True)
+        for phase in list(door.awaiting):
+            phase.shut_down()
         await pool.close()
         await fake.stop()
     await front.until(lambda: asyncio.all_tasks() <= tasks)
     await front.until(lambda: descriptors() == fds)
     assert not door.sessions
+    assert not door.awaiting
     assert pool.connections == 0
