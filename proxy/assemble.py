@@ -237,7 +237,7 @@ def places(config: Config) -> list[Place]:
 
     return [
         Place(
-            backend_settings(backend),
+            backend_settings(backend, learn_auth=config.auth.offer != "never"),
             frozenset(map(_bytes, backend.domains)),
             backend.weight,
             backend.backup,
@@ -246,7 +246,9 @@ def places(config: Config) -> list[Place]:
     ]
 
 
-def backend_settings(backend: BackendKeys) -> BackendSettings:
+def backend_settings(
+    backend: BackendKeys, *, learn_auth: bool = False
+) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.pool import BackendSettings
@@ -274,6 +276,7 @@ def backend_settings(backend: BackendKeys) -> BackendSettings:
         identify=backend.identify or "",
         connections=backend.connections,
         connection_wait=backend.connection_wait,
+        learn_auth=learn_auth,
     )
 
 
@@ -307,6 +310,7 @@ def door_settings(
         trusted=trusted(config),
         harvest=harvest if limits.harvest_defence else None,
         admit=admission,
+        proxies=Trusted(config.listen.proxy_from),
         session=Limits(
             command_length=limits.command_length,
             commands=limits.commands_per_session,
@@ -315,6 +319,8 @@ def door_settings(
             unknown_recipients=limits.unknown_per_session,
             message_size=limits.message_size,
             declared_size=limits.message_size or 2 * databytes,
+            auth_failures=limits.auth_failures,
+            auth_needs_tls=config.auth.offer != "always",
         ),
     )
 

@@ -133,6 +133,14 @@ class QmailSmtpd(asyncio.Protocol):
     def relay_recipient(self, argument: bytes) -> None:
         self._dialogue.recipient_answered(Reply(250, b"ok"))
 
+    def relay_auth(self, line: bytes) -> None:
+        """Not offered, so never asked for."""
+
+    def auth_ended(
+        self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
+    ) -> None:
+        """Nor this."""
+
     def relay_data(self) -> None:
         self._message.clear()
         self._dialogue.data_answered(replies.GO_AHEAD)

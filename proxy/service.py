@@ -129,6 +129,7 @@ class Service:
         places = assemble.places(config)
         self.backends = Backends(places, hostname, say=self.log.notice)
         self.watch = watch = Watch(self.backends, self.log.notice)
+        watch.learn(self.log.notice if self._first else None)
         self.metrics.backend_up = lambda: not watch.not_ready()
         self.metrics.backends = watch.numbers
         share = self._share
@@ -292,6 +293,8 @@ class Service:
 
     async def _drain(self, door: Door) -> None:
         door.closing = True
+        for phase in list(door.awaiting):
+            phase.shut_down()
         deadline = door.loop.time() + self.config.shutdown_grace
         for session in list(door.sessions):
             session.shut_down(now=False)

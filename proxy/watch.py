@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.backend.choice import Backends, Place
+from proxy.backend.offers import Offers
+from proxy.backend.offers import Say as OffersSay
 from proxy.backend.pool import Backend
 from proxy.backend.probe import Relaying
 from proxy.interlock import OFF, Interlock, Say
@@ -26,6 +28,8 @@ class Watch:
         self._down: set[Backend] = set()
         self._asking: tuple[float, bool] | None = None
         self._interlocks: dict[Backend, Interlock] = {}
+        self._offers: list[Offers] = []
+        self._hears: OffersSay | None = None
 
     # What happens.
 
@@ -45,10 +49,19 @@ class Watch:
         for interlock in before.values():
             interlock.close()
 
+    def learn(self, say: OffersSay | None) -> None:
+        """Know from now on what the backends that clients authenticate to offer;
+        ``say`` hears of it, ``None`` where another process tells."""
+        for offers in self._offers:
+            offers.close()
+        self._hears = say
+        self._offers = [Offers(b, say) for b in self._backends.default.backends]
+
     def use(self, places: Sequence[Place], interval: float, *, trusting: bool) -> None:
         """Another configuration from now on."""
         self._backends.use(places)
         self._down &= set(self._backends)
+        self.learn(self._hears)
         if self._asking is not None:
             self.ask(interval, trusting=trusting)
 
@@ -57,6 +70,8 @@ class Watch:
         if serving:
             for interlock in self._interlocks.values():
                 interlock.tick()
+            for offers in self._offers:
+                offers.tick()
         if len(self._backends) > 1:
             for backend in self._backends:
                 self._say_news(backend)
@@ -65,6 +80,8 @@ class Watch:
         """Ask no more."""
         for interlock in self._interlocks.values():
             interlock.close()
+        for offers in self._offers:
+            offers.close()
 
     def _say_news(self, backend: Backend) -> None:
         if backend.up is False and backend not in self._down:

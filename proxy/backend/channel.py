@@ -103,6 +103,13 @@ class Channel(asyncio.Protocol):
         if not self._waiting:
             self._send_next()
 
+    def ask_secretly(self, line: bytes, on_reply: OnReply) -> None:
+        """Send a line of an AUTH exchange: it is kept nowhere and never told.
+        Nothing else may be outstanding."""
+        self.step = "AUTH"
+        self._waiting.append(on_reply)
+        self.write(line + b"\r\n")
+
     def write(self, data: bytes) -> None:
         """Send bytes of a message."""
         if not self.lost_why:

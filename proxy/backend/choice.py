@@ -71,6 +71,14 @@ class Group:
         """Whether one of them is believed in: it was not asked yet, or answered."""
         return any(member.backend.up is not False for member in self._members)
 
+    @property
+    def auth_offered(self) -> bytes:
+        """What the first of them that offers AUTH offers."""
+        for member in self._members:
+            if member.backend.auth_offered:
+                return member.backend.auth_offered
+        return b""
+
     def candidates(self) -> list[Backend]:
         """For a new transaction: the one whose turn it is, then the others."""
         members = self._members
@@ -132,6 +140,12 @@ class Backends:
         """Whether recipients' domains make a difference."""
         self.default = self._groups.setdefault(frozenset(), Group())
         self.use(places)
+
+    @property
+    def auth_offered(self) -> bytes:
+        """What clients are offered: they authenticate to those that serve no
+        domain in particular, which then have all their mail."""
+        return self.default.auth_offered
 
     def __iter__(self) -> Iterator[Backend]:
         """In the order of the configuration; not those that are retired."""

@@ -30,6 +30,11 @@ class Client(NamedTuple):
     extended: bool = True
 
 
+def without_relayclient(variables: Variables) -> Variables:
+    """The others: who has them may not relay."""
+    return tuple(each for each in variables if each[0] != b"RELAYCLIENT")
+
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 

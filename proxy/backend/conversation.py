@@ -32,6 +32,7 @@ class _Step(enum.Enum):
     """Where the backend stands in a transaction."""
 
     IDLE = "idle"  # nothing begun, or everything complete
+    AUTH = "AUTH"  # an exchange is under way
     ENVELOPE = "envelope"  # MAIL was sent
     DATA = "DATA"  # DATA was sent, 354 is awaited
     MESSAGE = "message"  # 354 was given
@@ -43,6 +44,8 @@ class Conversation:
 
     __slots__ = (
         "_asked",
+        "_auth",
+        "_authenticated",
         "_backend",
         "_channel",
         "_client",
@@ -56,6 +59,7 @@ class Conversation:
         "_opening",
         "_others",
         "_prefix",
+        "_private",
         "_promised",
         "_ready",
         "_reset_first",
@@ -75,8 +79,11 @@ class Conversation:
         self._asked: deque[bytes] = deque()
         self._mail_refusal: Reply | None = None
         self._prefix = b""
+        self._auth: bytes | None = None  # the command, until it can be sent
+        self._authenticated = False
         self._fresh = False
         self._left = False
+        self._private = False  # the connection has seen AUTH: for nobody else
         self._promised = False
         self._ready = False
         self._reset_first = False
@@ -121,6 +128,23 @@ class Conversation:
             else:
                 self._ask((self._rcpt(argument), self._rcpt_answered))
 
+    def authenticate(self, helo: bytes, line: bytes) -> None:
+        """Pass on AUTH, or a line of the exchange.
+
+        The connection is a new one, and from now on this client's alone.
+        """
+        channel = self._channel
+        if channel is not None:
+            if self._private and self._ready and not self._reset_first:
+                self._send_auth(line)
+                return
+            self._give_back(channel)
+            self._forget_channel()
+        self._auth, self._helo = line, helo
+        if self._opening is None:
+            self._others = self._group.candidates()
+            self._connect()
+
     def data(self, prefix: bytes) -> None:
         """Ask for 354; ``prefix`` goes before the message's own bytes."""
         self._prefix = prefix
@@ -160,6 +184,7 @@ class Conversation:
     def leave(self) -> None:
         """The client's session is over."""
         self._left = True
+        self._auth = None
         if self._step is not _Step.DOT:  # its answer is waited for, and logged
             self._let_go()
 
@@ -177,7 +202,9 @@ class Conversation:
     def channel_lost(self, why: str, said: Reply | None) -> None:
         step = self._step
         self._forget_channel()
-        if step is _Step.IDLE and not self._asked:
+        if step is _Step.IDLE and not (self._asked or self._auth):
+            if self._authenticated:
+                self._fail(replies.BACKEND_LOST, step.value, why)
             return  # between two transactions: the next one opens another
         answer = replies.BACKEND_LOST
         if step is _Step.MESSAGE and said is not None and _is_refusal(said):
@@ -189,8 +216,9 @@ class Conversation:
     def _may_retry(self) -> bool:
         """Once where it was, if that was a connection that had been used
         before, then at the other backends; and only while the client was
-        promised nothing."""
-        if not self._asked or self._promised:
+        promised nothing.  Another connection would not know who the client is
+        that has authenticated."""
+        if not self._asked or self._promised or self._authenticated:
             return False
         if not self._fresh:
             self._fresh = True
@@ -199,11 +227,17 @@ class Conversation:
 
     def _connect(self) -> None:
         """Go to the first of those that may be tried."""
+        if self._authenticated:
+            why = "the connection that was authenticated is gone"
+            self._fail(replies.BACKEND_LOST, _Step.AUTH.value, why)
+            return
+        self._private = False
         backend = self._others.pop(0)
         if backend is not self._backend:
             self._backend = backend
             self._fresh = False
-        channel = None if self._fresh else backend.reuse(self._client)
+        new = self._fresh or self._auth is not None
+        channel = None if new else backend.reuse(self._client)
         if channel is not None:
             self._greet(channel)
             return
@@ -233,7 +267,7 @@ class Conversation:
         self._opening = None
         if step == "connections":  # enough was waited
             self._others = [other for other in self._others if not other.full]
-        if self._others and self._asked:
+        if self._others and (self._asked or self._auth is not None):
             self._listener.backend_passed_over(step, why)
             self._connect()
         else:
@@ -247,8 +281,8 @@ class Conversation:
         channel = self._channel
         if channel is None:
             return
-        if self._ready and channel.usable and self._step is not _Step.MESSAGE:
-            self._backend.release(channel)
+        if self._ready and self._step not in (_Step.AUTH, _Step.MESSAGE):
+            self._give_back(channel)
         else:
             self._backend.discard(channel)
         self._forget_channel()
@@ -275,6 +309,7 @@ class Conversation:
             channel.offered = frozenset(
                 line.partition(b" ")[0].upper() for line in reply.lines[1:]
             )
+            self._backend.heard(reply)
             if self._backend.settings.identify:
                 self._introduce(channel, reply.lines[1:])
             else:
@@ -322,10 +357,34 @@ class Conversation:
 
     def _begin(self) -> None:
         self._ready = True
-        if self._asked:
+        line, self._auth = self._auth, None
+        if line is not None:
+            self._send_auth(line)
+        elif self._asked:
             self._send_envelope()
         else:
             self._expect(float("inf"))
+
+    # Inside: authentication.
+
+    def _send_auth(self, line: bytes) -> None:
+        channel = self._channel
+        assert channel is not None
+        self._private = True
+        self._step = _Step.AUTH
+        self._expect(self._backend.settings.command_timeout)
+        channel.ask_secretly(line, self._auth_answered)
+
+    def _auth_answered(self, reply: Reply) -> None:
+        self._expect(float("inf"))
+        if reply.code == 235:
+            self._authenticated = True
+        elif reply.code != 334 and not _is_refusal(reply):
+            self._confused("AUTH", reply)
+            return
+        if reply.code != 334:
+            self._step = _Step.IDLE
+        self._listener.auth_answered(reply)
 
     # Inside: the envelope.
 
@@ -333,7 +392,11 @@ class Conversation:
         channel = self._channel
         assert channel is not None
         self._step = _Step.ENVELOPE
-        commands = [(for_backend(b"MAIL", self._mail, channel.offered), self._mailed)]
+        # AUTH= is for servers that trust who says it (RFC 4954 §5).
+        offered = channel.offered
+        if b"AUTH" in offered and not self._authenticated:
+            offered = offered - {b"AUTH"}
+        commands = [(for_backend(b"MAIL", self._mail, offered), self._mailed)]
         if self._reset_first:
             self._reset_first = False
             commands.insert(0, (b"RSET", self._reset_answered))
@@ -399,7 +462,7 @@ class Conversation:
         self._fresh = False  # from now on it is a used one
         channel = self._channel
         if self._left and channel is not None:
-            self._backend.release(channel)
+            self._give_back(channel)
             self._forget_channel()
         self._listener.message_answered(reply)
 
@@ -433,8 +496,18 @@ class Conversation:
 
     def _fail(self, reply: Reply, step: str, why: str) -> None:
         self._asked.clear()
+        self._auth = None
         self._forget_transaction()
         self._listener.relay_failed(reply, step, why)
+
+    def _give_back(self, channel: Channel) -> None:
+        """The connection is not needed any more."""
+        if not channel.usable:
+            self._backend.discard(channel)
+        elif self._private:
+            self._backend.finish(channel)
+        else:
+            self._backend.release(channel)
 
     def _forget_channel(self) -> None:
         self._channel = None

@@ -17,6 +17,9 @@ class Listener(Protocol):
     def recipient_answered(self, reply: Reply) -> None:
         """The backend's answer to the oldest recipient it was told."""
 
+    def auth_answered(self, reply: Reply) -> None:
+        """The backend's answer to AUTH, or to a line of the exchange."""
+
     def data_answered(self, reply: Reply) -> None:
         """The backend's answer to DATA."""
 

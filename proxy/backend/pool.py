@@ -22,6 +22,8 @@ from proxy.backend.client import Client
 from proxy.backend.program import CannotStart, NoPlace, Say
 from proxy.backend.reach import Reach, Reached
 from proxy.backend.slots import Slots
+from proxy.smtp.auth import offered_line
+from proxy.smtp.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class BackendSettings:
     attempts to connect that failed in a row, none is made for
     ``breaker_seconds``; 0 of them: attempts are always made.  There are at most
     ``connections`` at a time, 0 is no limit; who wants one more waits for
-    ``connection_wait``.
+    ``connection_wait``.  ``learn_auth``: remember which mechanisms of AUTH it
+    offers.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +64,7 @@ class BackendSettings:
     transparent: bool = False
     send_proxy: str = ""
     identify: str = ""
+    learn_auth: bool = False
 
     @property
     def reaches(self) -> bool:
@@ -126,6 +130,8 @@ class Backend:
         self.trouble = ""
         self.kept_at_most = float("inf")
         """Seconds; less than ``kept_seconds`` where connections run short."""
+        self.auth_offered = b""
+        """``AUTH PLAIN LOGIN`` as its last EHLO had it, if that is to be learnt."""
         self._idle: list[Channel] = []
         self._live: set[Channel] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -167,7 +173,7 @@ class Backend:
         """Other settings from now on.  Where they name another place, or another
         way to it, no connection of before serves a further session."""
         if not _same_place(settings, self.settings):
-            self.up, self.trouble = None, ""
+            self.up, self.trouble, self.auth_offered = None, "", b""
             for channel in self._live:
                 channel.used = _USES_MAX
             for channel in self._idle:
@@ -177,7 +183,14 @@ class Backend:
         self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
         self._slots.limit = settings.connections
         self.settings = settings
+        if not settings.learn_auth:
+            self.auth_offered = b""
         self._serve_waiting()
+
+    def heard(self, ehlo: Reply) -> None:
+        """An answer to EHLO, from the place that is used now."""
+        if self.settings.learn_auth:
+            self.auth_offered = offered_line(ehlo.lines[1:])
 
     def retire(self) -> None:
         """It is not configured any more: what is under way is finished, and no

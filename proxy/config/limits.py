@@ -43,6 +43,10 @@ class Limits(Section):
         " relay sends thousands of messages over one connection; it comes back at"
         " once.",
     )
+    auth_failures: Whole = Field(
+        default=3,
+        description="AUTH exchanges refused for good in one session before 421.",
+    )
     harvest_defence: bool = Field(
         default=True,
         description="Growing delays and refusals for clients that keep guessing"

@@ -29,6 +29,7 @@ from proxy.config.values import (
     IPv4,
     ListenAddress,
     Processes,
+    ProxyNetwork,
     RelayNetwork,
     Seconds,
     Text,
@@ -83,6 +84,15 @@ class Listen(Section):
         " client's address as tcpserver -x does. deny: the client is told 554."
         " RELAYCLIENT: it may relay. All variables are in the environment of"
         " backend.command. A file that cannot be read: 421. Default: none.",
+    )
+    proxy_from: Annotated[tuple[ProxyNetwork, ...], BeforeValidator(split_list)] = (
+        Field(
+            default=(),
+            description="Balancers and tunnels, as networks or addresses, that put a"
+            " PROXY header (version 1 or 2) before every connection: the address in it"
+            " is the client's, for everything. Connections from them without one are"
+            " closed; anybody else's header is a bad command.",
+        )
     )
 
     @property
@@ -338,6 +348,18 @@ class Relay(Section):
     )
 
 
+class Auth(Section):
+    """SMTP AUTH of a patched qmail-smtpd. Whom that accepts may relay."""
+
+    offer: Literal["never", "tls", "always"] = Field(
+        default="never",
+        description="When EHLO offers the mechanisms that the backend offers. never:"
+        " AUTH is unknown (502). tls: only where the client's connection is encrypted."
+        " always: also in clear, where PLAIN and LOGIN show the password to everybody"
+        " on the way.",
+    )
+
+
 class Config(Section):
     """The whole configuration. Made by :func:`proxy.config.load`; keyword
     arguments make one that asks neither file nor environment."""
@@ -370,6 +392,7 @@ class Config(Section):
     log: Log = Log()
     limits: Limits = Limits()
     relay: Relay = Relay()
+    auth: Auth = Auth()
     process: Process = Process()
 
     # Set by ``sources``.

@@ -191,12 +191,28 @@ def _network(value: object) -> Network:
     return network
 
 
-def _relay_network(value: object) -> Network:
+def _unmapped(value: object) -> Network:
+    """A network; of IPv4 also where it is written as IPv6."""
     network = _network(value)
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:  # ::ffff:192.0.2.0/120 is 192.0.2.0/24
             network = ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+def _proxy_network(value: object) -> Network:
+    network = _unmapped(value)
+    if not network.prefixlen:
+        raise wrong(
+            "is everybody: anybody could claim any address",
+            'name the proxies alone, like "192.0.2.7"',
+        )
+    return network
+
+
+def _relay_network(value: object) -> Network:
+    network = _unmapped(value)
     if not network.prefixlen:
         raise wrong(
             "is everybody: that would be an open relay",
@@ -270,3 +286,4 @@ Weight = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1000)]
 AccountName = Annotated[str, BeforeValidator(_checked_account)]
 Descriptor = Annotated[int, BeforeValidator(_number_only), Field(ge=3, le=1 << 20)]
 RelayNetwork = Annotated[Network, BeforeValidator(_relay_network)]
+ProxyNetwork = Annotated[Network, BeforeValidator(_proxy_network)]

@@ -15,7 +15,7 @@ from proxy.front.pace import Pace
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import State
+from proxy.smtp.state import BY_LINE, State
 
 if TYPE_CHECKING:
     from proxy.front.door import Door
@@ -26,7 +26,7 @@ _NEVER = float("inf")
 def latest(dialogue: Dialogue, door: Door) -> float:
     """By when the client must act, from now on."""
     state = dialogue.state
-    if state is State.COMMAND or state is State.SWITCHING:
+    if state in BY_LINE or state is State.SWITCHING:
         return door.command_deadline
     limit = door.patience.data_timeout
     return door.now + limit if limit else _NEVER
@@ -36,7 +36,7 @@ def deadline(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) -
     """When a session is to be looked at, whose client has just acted.
     ``oldest`` is when the session is too old."""
     usual = latest(dialogue, door)
-    if dialogue.state is not State.COMMAND:
+    if dialogue.state not in BY_LINE:
         if pace is None:
             return usual
         pace.silent, end = usual, pace.ends
@@ -51,7 +51,7 @@ def overdue(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) ->
     """The limit that has passed at a session's deadline; ``""``: none, it was
     only the end of a window of :class:`Pace`."""
     now = door.now
-    if dialogue.state is not State.COMMAND:
+    if dialogue.state not in BY_LINE:
         if pace is None or now < pace.ends or now >= pace.silent:
             return "data_timeout"
         return "data_rate" if pace.too_slow(now, dialogue.message_size) else ""

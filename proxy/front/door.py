@@ -22,6 +22,7 @@ from proxy.front.common import DELIVERED, GUESSED, Column
 from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
 from proxy.front.pace import Pace
 from proxy.front.pressure import Patience, Pressure, limits_under
+from proxy.front.proxied import Complaints, HeaderPhase
 from proxy.front.tls import ServerTls
 from proxy.front.trusted import NOBODY, Trusted
 from proxy.front.writes import Writes
@@ -50,11 +51,12 @@ class DoorSettings:
 
     ``announced_size`` is what EHLO says with SIZE, in bytes.
     ``received`` puts a Received line on top of each message.  Clients in
-    ``trusted`` may relay.  ``admit`` is asked what tcp.smtp says of a client.
-    ``connections`` and ``connections_per_client`` are
-    for all workers together, ``connections_here`` for this one.  ``data_rate``
-    in bytes a second.  Without ``harvest`` nobody is suspected of guessing.
-    With ``tls``, STARTTLS is offered.
+    ``trusted`` may relay; peers in ``proxies`` are no clients, but must begin
+    with a PROXY header that names the client.  ``admit`` is asked what tcp.smtp
+    says of a client.  ``connections`` and ``connections_per_client`` are for all
+    workers together, ``connections_here`` for this one.  ``data_rate`` in bytes
+    a second.  Without ``harvest`` nobody is suspected of guessing.  With
+    ``tls``, STARTTLS is offered.
     """
 
     connections: int = 4000
@@ -70,6 +72,7 @@ class DoorSettings:
     harvest: HarvestSettings | None = None
     tls: ServerTls | None = None
     admit: Admit | None = None
+    proxies: Trusted = NOBODY
     session: Limits = field(default_factory=Limits)
 
 
@@ -100,6 +103,8 @@ class Door:
         self.tls: ServerTls | None = None
         self.sessions: set[Session] = set()
         self.writes = Writes(self.loop, self._closed)
+        self.awaiting: set[HeaderPhase] = set()
+        self.complaints = Complaints(observer)
         self._common = common
         self._harvest = Harvest()
         self._pressure = Pressure(0)
@@ -118,6 +123,7 @@ class Door:
         self.engine = engine
         self.hostname = hostname
         self.settings = settings
+        self.proxied = bool(settings.proxies)
         starttls = settings.tls is not None
         self.banner = Banner(hostname, settings.announced_size, starttls=starttls)
         # Sessions that were offered it may still ask.
@@ -142,33 +148,67 @@ class Door:
         self._counter += 1
         return f"{self._prefix}-{self._counter:x}"
 
-    def enter(self, session: Session, client: str) -> Reply | None:
-        """Let a session in, or say why not."""
-        settings = self.settings
+    def enter(
+        self, session: Session, client: str, *, capped: bool = True
+    ) -> Reply | None:
+        """Let a session in, or say why not.  Not ``capped``: ``client`` is a proxy,
+        and may stand for many."""
+        refusal = self.full(client)
+        if refusal is not None:
+            return refusal
+        key = client_key(client)
+        own = self._by_client.get(key, 0)
+        if capped:
+            refusal = self._refused(client, own)
+            if refusal is not None:
+                return refusal
+        self._by_client[key] = own + 1
+        self.sessions.add(session)
+        if self._common is not None:
+            self._common.enter(client_number(client))
+        if self._connections() >= self._pressure.up:
+            self._look_at_pressure()
+        return None
+
+    def full(self, client: str) -> Reply | None:
+        """Why nobody at all is let in."""
         if self.closing:
             return self._turned(client, "closing")
-        key = client_key(client)
-        here = len(self.sessions)
-        count = own = self._by_client.get(key, 0)
-        common = self._common
-        total = here
-        if common is not None:
-            total += common.elsewhere()
-            count += common.of_client_elsewhere(client_number(client))
-        if 0 < settings.connections <= total or 0 < settings.connections_here <= here:
+        settings = self.settings
+        here = len(self.sessions) + len(self.awaiting)
+        full = 0 < settings.connections <= self._connections()
+        if full or 0 < settings.connections_here <= here:
             return self._turned(client, "connections")
-        if 0 < settings.connections_per_client <= count:
+        return None
+
+    def _refused(self, client: str, count: int) -> Reply | None:
+        """Why this client is not; it has ``count`` sessions here."""
+        if self._common is not None:
+            count += self._common.of_client_elsewhere(client_number(client))
+        if 0 < self.settings.connections_per_client <= count:
             return self._turned(client, "connections_per_client")
         refused = self._harvest.refused
         if refused and self._harvest.refuses(client_number(client), self.now):
             return self._turned(client, "harvest_defence")
-        self._by_client[key] = own + 1
-        self.sessions.add(session)
-        if common is not None:
-            common.enter(client_number(client))
-        if total + 1 >= self._pressure.up:
-            self._look_at_pressure()
         return None
+
+    def expect_header(self, phase: HeaderPhase, peer: str) -> None:
+        """A proxy has connected: a connection like any, before it is a session."""
+        self.awaiting.add(phase)
+        if self._common is not None:
+            self._common.enter(client_number(peer))
+        if self._connections() >= self._pressure.up:
+            self._look_at_pressure()
+
+    def header_over(self, phase: HeaderPhase, peer: str) -> None:
+        """Its header is there, or will not come."""
+        if phase not in self.awaiting:
+            return
+        self.awaiting.discard(phase)
+        if self._common is not None:
+            self._common.leave(client_number(peer))
+        if self._connections() <= self._pressure.down:
+            self._look_at_pressure()
 
     def leave(self, session: Session, client: str) -> None:
         """A session that was let in is gone."""
@@ -201,6 +241,8 @@ class Door:
         trusted = self.settings.trusted
         if self.settings.harvest is None or (trusted and client in trusted):
             return refusal, 0.0
+        if self.proxied and client in self.settings.proxies:
+            return refusal, 0.0  # it may stand for many
         number = client_number(client)
         if self._common is not None:
             self._common.tell(number, GUESSED)
@@ -246,12 +288,15 @@ class Door:
         now = self.now
         for session in [s for s in self.sessions if s.deadline < now]:
             session.time_out()
+        for phase in [p for p in self.awaiting if p.deadline < now]:
+            phase.time_out()
         lingering, self._lingering = self._lingering, []
         for deadline, transport in lingering:
             if deadline > now:
                 self._lingering.append((deadline, transport))
             else:
                 transport.abort()
+        self.complaints.sweep(now)
         self.backends.sweep()
         self._harvest.sweep(now)
         if self._common is not None:
@@ -268,7 +313,7 @@ class Door:
 
     def _connections(self) -> int:
         elsewhere = 0 if self._common is None else self._common.elsewhere()
-        return len(self.sessions) + elsewhere
+        return len(self.sessions) + len(self.awaiting) + elsewhere
 
     def _look_at_pressure(self) -> None:
         before = self._pressure.level

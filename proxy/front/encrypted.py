@@ -39,10 +39,12 @@ class Encrypted:
     _gone: bool
     _reading: bool
 
-    def start_tls(self, discarded: int) -> None:
-        """See :class:`proxy.smtp.driver.Driver`."""
+    def start_tls(self, discarded: int, received: bytes = b"") -> None:
+        """See :class:`proxy.smtp.driver.Driver`; ``received`` are bytes of the
+        handshake that were read already, behind a PROXY header."""
         tls = self._door.tls
         assert tls is not None  # else it was not offered
+        self._forget_user()
         self._discarded = discarded
         self._reading = True  # whatever was before: the handshake reads
         self._door.writes.now(self._socket)
@@ -52,6 +54,7 @@ class Encrypted:
             cast(asyncio.Protocol, self),
             self._tls_started,
             self._tls_failed,
+            received,
         )
 
     def _tls_started(self, transport: asyncio.Transport) -> None:
@@ -77,6 +80,10 @@ class Encrypted:
         level = "info" if told else "debug"
         door.observer(TlsFailed(self._id, self._client, why, level))
         self._end()
+
+    def _forget_user(self) -> None:
+        """The session's own."""
+        raise NotImplementedError
 
     def _after(self) -> None:
         """The session's own."""

@@ -19,15 +19,17 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
-from proxy.backend.client import Client, Variables
+from proxy.backend.client import Client, Variables, without_relayclient
 from proxy.backend.conversation import Conversation
 from proxy.front.admission import Admit
+from proxy.front.authenticated import Authenticated
 from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
 from proxy.front.elsewhere import ELSEWHERE
 from proxy.front.encrypted import Encrypted
 from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.pace import Pace
+from proxy.front.proxied import HeaderPhase
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
@@ -44,14 +46,14 @@ from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
 from proxy.smtp.received import protocol_name, received_line
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import State
+from proxy.smtp.state import BY_LINE, State
 
 # Input held while an answer is awaited; beyond it, the client is not read.
 _HELD_MAX = 65536
 _NEVER = float("inf")
 
 
-class Session(Encrypted, SMTP):
+class Session(Authenticated, Encrypted, SMTP):
     """Feeds a :class:`Dialogue` and does what it asks for.
 
     ``deadline`` is loop time in seconds by which the client must act.
@@ -65,6 +67,7 @@ class Session(Encrypted, SMTP):
         self._conversation: Conversation | None = None
         self._socket: Any = None  # asyncio.Transport, of either loop
         self._client = ""
+        self._ends: Client | None = None
         self._relayclient: bytes | None = None
         self._variables: Variables = ()
         self._id = ""
@@ -90,28 +93,61 @@ class Session(Encrypted, SMTP):
         door = self._door
         self._socket = transport
         peer = transport.get_extra_info("peername")
-        self._client = peer[0] if peer else ""
-        refusal = door.enter(self, self._client)
-        if refusal is not None:
-            self._gone = True
-            if not self.implicit:
-                self._socket.write(refusal.wire)
-            self._socket.close()
+        client = peer[0] if peer else ""
+        if door.proxied and client in door.settings.proxies:
+            refusal = door.full(client)
+            if refusal is not None:
+                self._turn_away(refusal)
+            else:
+                HeaderPhase(door, self, transport, client)
             return
-        self._relayclient = door.relayclient(self._client)
+        self.enter(client)
+
+    def enter(
+        self,
+        client: str,
+        ends: Client | None = None,
+        *,
+        by_proxy: bool = False,
+        received: bytes = b"",
+    ) -> None:
+        """Begin with ``client``.  ``by_proxy``: a proxy has connected, and says
+        that ``ends`` are the client's; without ``ends``, it speaks for itself or
+        for it knows not whom, who then may not relay.  ``received`` came first."""
+        door = self._door
+        self._client, self._ends = client, ends
+        known = ends is not None or not by_proxy
+        refusal = door.enter(self, client, capped=known)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        self._relayclient = door.relayclient(client)
         admit = door.settings.admit
         if admit is not None and not self._admitted(admit):
             return
+        if not known:  # whatever the proxy itself may
+            self._relayclient = None
+            self._variables = without_relayclient(self._variables)
+        self._dialogue.auth_offered = door.backends.auth_offered
         self._id = door.next_id()
         self._began = door.loop.time()
         self._oldest = door.oldest()
         door.observer(Connected(self._id, self._client))
         if self.implicit:
             self._dialogue.state = State.SWITCHING
-            self.start_tls(0)
+            self.start_tls(0, received)
+            received = b""
         else:
             self._dialogue.start()
         self._set_deadline()
+        if received:
+            self.data_received(received)
+
+    def _turn_away(self, refusal: Reply) -> None:
+        self._gone = True
+        if not self.implicit:
+            self._socket.write(refusal.wire)
+        self._socket.close()
 
     def data_received(self, data: bytes) -> None:
         if self._gone:
@@ -128,7 +164,7 @@ class Session(Encrypted, SMTP):
             return
         before = self.deadline
         self._after()
-        if not whole and dialogue.state is State.COMMAND:
+        if not whole and dialogue.state in BY_LINE:
             self.deadline = before
 
     def eof_received(self) -> bool:
@@ -252,7 +288,7 @@ class Session(Encrypted, SMTP):
     def recipient_answered(self, reply: Reply) -> None:
         argument = self._arguments.pop(0)
         if not reply.positive:
-            if reply.code == 550:
+            if reply.code == 550 and not self._authenticated:
                 self._door.guessed(self._id, self._client, reply)
             event = BackendRefusedRecipient(
                 self._id, self._client, read_path(argument), reply.text, self._backend
@@ -301,17 +337,26 @@ class Session(Encrypted, SMTP):
         self._blocked = False
         self._flow()
 
+    def _converse(self) -> Conversation:
+        self._conversation = Conversation(
+            self._door.backends.default, self, self._who()
+        )
+        return self._conversation
+
     def _who(self) -> Client:
         """Both ends of the connection; asked for when a backend is needed."""
+        client = self._ends or self._socket_ends()
+        variables = self._variables
+        if self._relayclient is not None:
+            variables = (*variables, (b"RELAYCLIENT", self._relayclient))
+        return client._replace(variables=variables, extended=self._dialogue.extended)
+
+    def _socket_ends(self) -> Client:
         ends: list[Any] = []
         for name in ("peername", "sockname"):
             end = self._socket.get_extra_info(name)
             ends += end[:2] if isinstance(end, tuple) else ("", 0)
-        variables = self._variables
-        if self._relayclient is not None:
-            variables = (*variables, (b"RELAYCLIENT", self._relayclient))
-        client = Client(*ends)
-        return client._replace(variables=variables, extended=self._dialogue.extended)
+        return Client(*ends)
 
     def _admitted(self, admit: Admit) -> bool:
         """Take what tcp.smtp says of the client; false if it is turned away."""
@@ -367,6 +412,8 @@ class Session(Encrypted, SMTP):
 
     def _guessed(self, refusal: Reply) -> Reply | Pending:
         """The refusal of somebody who may be guessing: now, later, or 421."""
+        if self._authenticated:
+            return refusal  # it writes to whom it will
         door = self._door
         reply, delay = door.guessed(self._id, self._client, refusal)
         if not delay or self._conversation is not None:
@@ -382,8 +429,8 @@ class Session(Encrypted, SMTP):
         if conversation is None:
             self._conversation = Conversation(group, self, self._who())
             return True
-        if group is conversation.group:
-            return True
+        if group is conversation.group or self._authenticated:
+            return True  # nobody else would know who the client is
         if not conversation.turn_to(group):
             return False
         if not self._dialogue.accepted:
@@ -401,8 +448,13 @@ class Session(Encrypted, SMTP):
             helo=self._dialogue.helo,
             client=self._client,
             hostname=self._door.hostname,
-            protocol=protocol_name(self._dialogue.extended, self._tls),
+            protocol=protocol_name(
+                extended=self._dialogue.extended,
+                tls=bool(self._tls),
+                authenticated=self._authenticated,
+            ),
             tls=self._tls,
+            user=self._user,
             session=self._id,
             when=datetime.now(UTC),
         )
@@ -441,7 +493,7 @@ class Session(Encrypted, SMTP):
                 self._tls_failed("the client left")
                 return
             self._gone = True
-            if self._dialogue.state is not State.COMMAND:
+            if self._dialogue.state not in BY_LINE:
                 self._report_message("aborted", "", "the client left before the dot")
             self._door.shut(self._socket)
             self._end()

@@ -70,7 +70,8 @@ class Handshake:
     """One handshake, from the moment that it is made.
 
     Either ``on_done`` is called with the encrypted transport, or ``on_failed``
-    with the reason; neither after :meth:`cancel`.
+    with the reason; neither after :meth:`cancel`.  ``received`` are its first
+    bytes, where they were read already.
 
     ``loop.start_tls`` is a coroutine.  As a task it would begin a moment later,
     and the client's first bytes could be read as commands; so its first step is
@@ -84,6 +85,7 @@ class Handshake:
         protocol: asyncio.Protocol,
         on_done: Callable[[Any], None],
         on_failed: Callable[[str], None],
+        received: bytes = b"",
     ) -> None:
         self._transport = transport
         self._on_done = on_done
@@ -99,6 +101,19 @@ class Handshake:
             ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         self._step()
+        if received and not self._over:
+            # Behind the loop's own first steps, before it reads more.
+            asyncio.get_running_loop().call_soon(self._feed, received)
+
+    def _feed(self, data: bytes) -> None:
+        """Hand in what came before, as the transport would."""
+        protocol = self._transport.get_protocol()
+        while data and not self._over:
+            buffer = memoryview(protocol.get_buffer(len(data)))
+            taken = min(len(buffer), len(data))
+            buffer[:taken] = data[:taken]
+            protocol.buffer_updated(taken)
+            data = data[taken:]
 
     def cancel(self) -> None:
         """Give it up, and the connection with it."""

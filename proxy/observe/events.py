@@ -57,6 +57,31 @@ class TlsFailed(NamedTuple):
     level: str
 
 
+class ProxyHeaderBad(NamedTuple):
+    """A peer that must begin with a PROXY header did not; ``times`` since the
+    last such event with the same ``why``."""
+
+    peer: str
+    why: str
+    times: int
+
+
+class AuthEnded(NamedTuple):
+    """An AUTH exchange came to its end.
+
+    ``outcome`` is ``accepted``, ``refused`` (5xx), ``deferred`` (4xx) or
+    ``lost`` (the backend was); ``code`` is the reply's.  ``user`` is known only
+    after success, and only for some mechanisms.
+    """
+
+    session: str
+    client: str
+    mechanism: bytes
+    outcome: str
+    code: int
+    user: bytes
+
+
 class RecipientDecided(NamedTuple):
     """RCPT was answered.
 
@@ -149,6 +174,8 @@ Event = (
     | Turned
     | TlsStarted
     | TlsFailed
+    | ProxyHeaderBad
+    | AuthEnded
     | RecipientDecided
     | BackendRefusedRecipient
     | MessageEnded

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from proxy.observe.events import (
+    AuthEnded,
     BackendFailed,
     BackendRefusedRecipient,
     Connected,
@@ -27,6 +28,7 @@ from proxy.observe.events import (
     MessageEnded,
     Notice,
     PressureChanged,
+    ProxyHeaderBad,
     RecipientDecided,
     TlsFailed,
     TlsStarted,
@@ -100,7 +102,7 @@ class _Shape(NamedTuple):
 
 
 # Shown only where they say something.
-_OPTIONAL = frozenset({"observed", "undecided", "discarded", "backend"})
+_OPTIONAL = frozenset({"observed", "undecided", "discarded", "backend", "user"})
 
 
 def _show(name: str, kind: type) -> Show:
@@ -123,7 +125,8 @@ def _show(name: str, kind: type) -> Show:
 
     optional = name in _OPTIONAL
     if kind is bytes:
-        return lambda value: text(value.decode("latin-1"))
+        as_text = optional_text if optional else text
+        return lambda value: as_text(value.decode("latin-1"))
     if kind is bool:
         return optional_flag if optional else flag
     if kind is float:
@@ -156,6 +159,8 @@ _SHAPES: dict[type[Event], _Shape] = {
     Disconnected: _shape(Disconnected, "disconnect"),
     Turned: _shape(Turned, "turned-away"),
     TlsStarted: _shape(TlsStarted, "tls"),
+    ProxyHeaderBad: _shape(ProxyHeaderBad, "proxy-header", level="warning"),
+    AuthEnded: _shape(AuthEnded, "auth"),
     RecipientDecided: _shape(RecipientDecided, "recipient"),
     BackendRefusedRecipient: _shape(BackendRefusedRecipient, "backend-refused"),
     MessageEnded: _shape(MessageEnded, "message", level=""),

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.observe.events import (
+    AuthEnded,
     BackendFailed,
     BackendRefusedRecipient,
     Connected,
@@ -31,6 +32,7 @@ from proxy.observe.events import (
     LimitHit,
     MessageEnded,
     PressureChanged,
+    ProxyHeaderBad,
     RecipientDecided,
     TlsFailed,
     TlsStarted,
@@ -82,6 +84,20 @@ TABLE = (
         (),
         "When the first of our certificates expires, in seconds since 1970; 0 "
         "without certificates.",
+    ),
+    Entry(
+        "backstop_proxy_headers_bad_total",
+        "counter",
+        (),
+        "Connections of `listen.proxy_from` that did not begin with a sound PROXY "
+        "header.",
+    ),
+    Entry(
+        "backstop_auth_total",
+        "counter",
+        ("outcome",),
+        "AUTH exchanges, by outcome: accepted, refused, deferred, lost (the "
+        "backend was).",
     ),
     Entry(
         "backstop_recipients_total",
@@ -220,10 +236,18 @@ LABEL_VALUES_MAX = 100
 """Sets of label values that one metric may have; further ones are ``other``."""
 
 # Attributes of Metrics that are a number, and that are numbers by labels.
-_PLAIN = ("connections", "sessions", "undecided", "message_bytes", "tls_failures")
+_PLAIN = (
+    "connections",
+    "sessions",
+    "undecided",
+    "message_bytes",
+    "tls_failures",
+    "proxy_headers_bad",
+)
 _COUNTED = (
     "turned_away",
     "tls_sessions",
+    "auth",
     "recipients",
     "observed",
     "backend_refused",
@@ -291,6 +315,8 @@ class Metrics:
         self.turned_away: _Counts = {}
         self.tls_failures = 0
         self.tls_sessions = _zeros("TLSv1.2", "TLSv1.3")
+        self.proxy_headers_bad = 0
+        self.auth = _zeros("accepted", "refused", "deferred", "lost")
         self.recipients: _Counts = {}
         self.observed = _zeros("reject", "defer")
         self.backend_refused = _zeros("4xx", "5xx", "other")
@@ -319,6 +345,10 @@ class Metrics:
             self.message_bytes += event.size
         elif isinstance(event, Turned):
             _count(self.turned_away, event.limit)
+        elif isinstance(event, AuthEnded):
+            _count(self.auth, event.outcome)
+        elif isinstance(event, ProxyHeaderBad):
+            self.proxy_headers_bad += event.times
         elif isinstance(event, BackendRefusedRecipient):
             _count(self.backend_refused, _reply_class(event.reply))
         elif isinstance(event, LimitHit):
@@ -400,6 +430,8 @@ class Metrics:
             "backstop_tls_certificate_expires_seconds": {
                 (): self.certificate_expires()
             },
+            "backstop_proxy_headers_bad_total": {(): self.proxy_headers_bad},
+            "backstop_auth_total": self.auth,
             "backstop_recipients_total": self.recipients,
             "backstop_recipients_observed_total": self.observed,
             "backstop_recipients_undecided_total": {(): self.undecided},

@@ -36,7 +36,7 @@ def parameters(argument: bytes) -> dict[bytes, bytes]:
     return found
 
 
-_MAIL_EXTENSIONS = {b"SIZE": b"SIZE", b"BODY": b"8BITMIME"}
+_MAIL_EXTENSIONS = {b"SIZE": b"SIZE", b"BODY": b"8BITMIME", b"AUTH": b"AUTH"}
 
 
 def for_backend(verb: bytes, argument: bytes, offered: Collection[bytes]) -> bytes:

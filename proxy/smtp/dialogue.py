@@ -4,14 +4,15 @@ Knows: the order of commands as qmail-smtpd keeps it, what is answered at
 once and what has to be asked.  Knows not: sockets, clocks, rules, the
 backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
 bytes cut in any way and get the same transcript.  :mod:`proxy.smtp.state` has
-the states, and what each has promised.
+the states, and what each has promised; AUTH and STARTTLS have modules of
+their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.smtp import replies
+from proxy.smtp import auth, replies, starttls
 from proxy.smtp.command import has_control, is_rcpt, parameters, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
@@ -19,6 +20,8 @@ from proxy.smtp.outbox import Outbox
 from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import UNDER_WAY, State
+
+__all__ = ["Dialogue", "State"]
 
 
 class Dialogue:
@@ -43,6 +46,7 @@ class Dialogue:
         "_why",
         "_working",
         "accepted",
+        "auth",
         "auth_offered",
         "broken",
         "extended",
@@ -78,6 +82,7 @@ class Dialogue:
         self.state = State.COMMAND
         self.tls = False
         self.auth_offered = b""
+        self.auth: auth.Exchange | None = None
         self.helo = b""
         self.extended = False
         self.mail_argument: bytes | None = None
@@ -150,6 +155,11 @@ class Dialogue:
         self._outbox.fill_oldest(reply)
         self._work()
 
+    def auth_answered(self, reply: Reply) -> None:
+        """The backend's answer to AUTH, or to a line of the exchange."""
+        auth.answered(self, reply)
+        self._work()
+
     def data_answered(self, reply: Reply) -> None:
         """The backend's answer to DATA."""
         self._answer(reply)
@@ -173,6 +183,9 @@ class Dialogue:
 
         In the middle of a message the client is first heard to its end.
         """
+        if self.auth is not None and auth.backend_lost(self, reply):
+            self._work()
+            return
         # Recipients that were accepted are lost with it: DATA, and further
         # recipients of this transaction, must not be refused for good.
         self.broken = reply
@@ -186,17 +199,14 @@ class Dialogue:
             self._answer(reply)
             self._forget_transaction()
             self.state = State.COMMAND
+        if self.auth is not None:
+            auth.end_if_lost(self)
         self._work()
 
     def tls_started(self, *, greet: bool) -> None:
-        """The handshake is done; ``greet`` if it came first of all.  What the
-        client said before counts no more (RFC 3207 §4.2); what is held came
-        encrypted."""
-        self.tls = True
-        self.helo = b""
-        self.extended = False
-        self._paused = False
-        self.state = State.COMMAND
+        """The handshake is done; ``greet`` if it came first of all.  What is held
+        came encrypted."""
+        starttls.started(self)
         if greet:
             self.start()
         self._work()
@@ -226,6 +236,9 @@ class Dialogue:
                 elif state is State.MESSAGE or state is State.REFUSED:
                     if not self._message_piece():
                         break
+                elif state is State.AUTH:
+                    if not auth.take_line(self):
+                        break
                 else:
                     break
         finally:
@@ -238,7 +251,7 @@ class Dialogue:
         end = buffer.find(b"\n")
         limit = self._limits.command_length
         if end < 0:
-            if limit and len(buffer) > limit:
+            if limit and len(buffer) > limit and not auth.may_be_long(self, buffer):
                 self._skipping = True
                 self._buffer = b""
             return False
@@ -249,7 +262,8 @@ class Dialogue:
         self._commands_left -= 1
         if self._commands_left == -1:
             return self._used_up(replies.TOO_MANY_COMMANDS, "commands_per_session")
-        if self._skipping or (limit and end + 1 > limit):
+        too_long = limit and end + 1 > limit and not auth.may_be_long(self, line)
+        if self._skipping or too_long:
             self._skipping = False
             self._driver.limit_reached("command_length")
             return self._error(replies.LINE_TOO_LONG)
@@ -313,7 +327,8 @@ class Dialogue:
 
     def _ehlo(self, argument: bytes) -> None:
         self._greet(argument, extended=True)
-        self._answer(self._banner.ehlo_reply(self.tls, self.auth_offered))
+        offered = self.auth_offered and auth.offered_now(self)
+        self._answer(self._banner.ehlo_reply(self.tls, offered))
 
     def _mail(self, argument: bytes) -> None:
         sender = read_path(argument)
@@ -389,20 +404,6 @@ class Dialogue:
             self.state = State.ASKING
             self._driver.relay_data()
 
-    def _starttls(self, argument: bytes) -> None:
-        refusal = self._banner.starttls_refusal(self.tls, argument)
-        if refusal is not None:
-            self._answer(refusal)
-            return
-        self._reset()
-        self._answer(replies.TLS_READY)
-        self._driver.send(self._outbox.take())
-        # What came behind it was not encrypted, and anybody may have put it
-        # there (RFC 3207 §6, CVE-2011-0411): it is never read.
-        discarded, self._buffer = len(self._buffer), b""
-        self.state = State.SWITCHING
-        self._driver.start_tls(discarded)
-
     def _rset(self, argument: bytes) -> None:
         self._reset()
         self._answer(replies.FLUSHED)
@@ -475,6 +476,7 @@ _Verb = Callable[[Dialogue, bytes], None]
 
 
 def _says(reply: Reply) -> _Verb:
+    """A verb that is always answered so."""
     return lambda dialogue, argument: dialogue._answer(reply)
 
 
@@ -484,11 +486,12 @@ _VERBS: dict[bytes, _Verb] = {
     b"mail": Dialogue._mail,
     b"rcpt": Dialogue._rcpt,
     b"data": Dialogue._data,
-    b"starttls": Dialogue._starttls,
+    b"starttls": starttls.command,
     b"rset": Dialogue._rset,
     b"noop": _says(replies.OK),
     b"help": _says(replies.HELP),
     b"vrfy": _says(replies.VRFY),
     b"quit": Dialogue._quit,
     b"bdat": Dialogue._bdat,
+    b"auth": auth.command,
 }

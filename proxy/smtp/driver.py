@@ -22,6 +22,9 @@ class Pending(enum.Enum):
     LATER = "later"
 
 
+_EHLO_MAX = 16  # as many answers to EHLO are kept; backends change theirs rarely
+
+
 class Banner:
     """What the server says of itself, made once for all sessions.
 
@@ -52,7 +55,9 @@ class Banner:
             more = [b"STARTTLS"] if self.starttls and not tls else []
             if auth:
                 more.append(auth)
-            reply = self._ehlo[tls, auth] = Reply(250, *self._extensions, *more)
+            reply = Reply(250, *self._extensions, *more)
+            if len(self._ehlo) < _EHLO_MAX:
+                self._ehlo[tls, auth] = reply
         return reply
 
     def starttls_refusal(self, tls: bool, argument: bytes) -> Reply | None:
@@ -91,6 +96,16 @@ class Driver(Protocol):
         """The last bytes of the message (or none) and the final dot; then
         :meth:`Dialogue.message_answered`."""
 
+    def relay_auth(self, line: bytes) -> None:
+        """AUTH, or a line of the exchange, for the backend: a secret.  Then
+        :meth:`Dialogue.auth_answered`."""
+
+    def auth_ended(
+        self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
+    ) -> None:
+        """An exchange is over; ``outcome`` is ``accepted``, ``refused``,
+        ``deferred`` or ``lost``, ``user`` the name where it is known."""
+
     def relay_abort(self) -> None:
         """The transaction is given up: the backend must see no final dot.
         Nothing that was asked is answered any more."""
@@ -119,7 +134,9 @@ class Limits:
     refusals with a permanent reply, ``message_size`` in bytes as sent.  A MAIL
     that declares more than ``declared_size`` is refused at once.  ``errors``
     are commands that are none, or out of order; ``recipients`` are RCPTs of
-    one transaction, whatever was answered.
+    one transaction, whatever was answered.  ``auth_failures`` in exchanges that
+    are refused for good; AUTH is offered in a session without TLS only if not
+    ``auth_needs_tls``.
     """
 
     command_length: int = 4096
@@ -129,3 +146,5 @@ class Limits:
     commands: int = 10_000
     errors: int = 20
     recipients: int = 1000
+    auth_failures: int = 3
+    auth_needs_tls: bool = True

@@ -13,6 +13,16 @@ from email.utils import format_datetime
 # What RFC 5321 lets a Domain or address literal be made of, and "_".
 _HELO = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
 
+_USER = re.compile(rb"[A-Za-z0-9._@+=-]{1,128}")
+
+
+def protocol_name(*, extended: bool, tls: bool, authenticated: bool) -> bytes:
+    """The word behind ``with`` (RFC 3848); it has none for HELO in an encrypted
+    session, and AUTH is ESMTP's whatever was said before it."""
+    if not (extended or authenticated):
+        return b"SMTP"
+    return b"ESMTP" + b"S" * tls + b"A" * authenticated
+
 
 def received_line(
     *,
@@ -23,30 +33,27 @@ def received_line(
     tls: bytes,
     session: str,
     when: datetime,
+    user: bytes = b"",
 ) -> bytes:
     """``Received: from ... by ... with ... id ...; date`` with its CRLF.
 
     ``client`` is the peer's address as text, ``tls`` the version and cipher of an
     encrypted session, ``when`` is aware of its zone.  A HELO name that is not a
-    name is left out: it could be anything.
+    name is left out: it could be anything.  So is the name of an authenticated
+    ``user`` that is not like one.
     """
     address = _literal(client)
     name = helo if _HELO.fullmatch(helo) else address
-    return b"Received: from %s (%s)\r\n\tby %s with %s id %s;\r\n\t%s\r\n" % (
+    who = b"\r\n\t(authenticated as %s)" % user if _USER.fullmatch(user) else b""
+    return b"Received: from %s (%s)%s\r\n\tby %s with %s id %s;\r\n\t%s\r\n" % (
         name,
         address,
+        who,
         hostname,
         protocol + b" (" + tls + b")" if tls else protocol,
         session.encode("ascii"),
         _date(when.replace(microsecond=0)),
     )
-
-
-def protocol_name(extended: bool, tls: bytes) -> bytes:
-    """RFC 3848; it has no name for HELO in an encrypted session."""
-    if not extended:
-        return b"SMTP"
-    return b"ESMTPS" if tls else b"ESMTP"
 
 
 @functools.lru_cache(maxsize=4)

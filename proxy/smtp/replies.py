@@ -30,6 +30,15 @@ TOO_BIG = Reply(552, b"5.3.4 message exceeds the size limit")
 # qmail-smtpd's straynewline(), with an enhanced code.
 BARE_LF = Reply(451, b"4.6.0 bare LF, see https://cr.yp.to/docs/smtplf.html")
 
+# RFC 4954; where the usual patches of qmail-smtpd have a reply, their codes.
+AUTH_SYNTAX = Reply(501, b"5.5.4 AUTH wants a mechanism")
+AUTH_MECHANISM = Reply(504, b"5.5.4 mechanism not offered")
+AUTH_TWICE = Reply(503, b"5.5.1 already authenticated")
+AUTH_IN_TRANSACTION = Reply(503, b"5.5.1 no AUTH during a mail transaction")
+AUTH_NEEDS_TLS = Reply(538, b"5.7.11 encryption required")
+AUTH_LOST = Reply(421, b"4.4.2 authenticate anew, closing connection")
+TOO_MANY_AUTH = Reply(421, b"4.7.0 too many authentication failures")
+
 TOO_MANY_UNKNOWN = Reply(421, b"4.7.0 too many unknown recipients")
 TOO_MANY_GUESSES = Reply(421, b"4.7.0 too many unknown recipients, come back later")
 TOO_MANY_ERRORS = Reply(421, b"4.7.0 too many errors")

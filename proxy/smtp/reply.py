@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-_LINE_MAX = 510  # RFC 5321 §4.5.3.1.5: 512 octets with the CRLF
+_TEXT_MAX = 506  # RFC 5321 §4.5.3.1.5: 512 octets with code, blank and CRLF
+_CHALLENGE_MAX = 12282  # of AUTH, which must not be cut: 12288 (RFC 4954 §4)
 _LINES_MAX = 100
 _UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 
@@ -26,7 +27,8 @@ class Reply:
     def __init__(self, code: int, *lines: bytes) -> None:
         """Lines are cut and cleaned so that the reply is always well-formed."""
         self.code = code
-        clean = [_clean(line) for line in lines[:_LINES_MAX]] or [b""]
+        limit = _CHALLENGE_MAX if code == 334 else _TEXT_MAX
+        clean = [_clean(line, limit) for line in lines[:_LINES_MAX]] or [b""]
         self.lines = tuple(clean)
         self.text = f"{code} {clean[0].decode('ascii')}"
         number = b"%d" % code
@@ -59,8 +61,8 @@ class Reply:
         return f"<Reply {self.text}>"
 
 
-def _clean(line: bytes) -> bytes:
-    return _UNPRINTABLE.sub(b"?", line)[: _LINE_MAX - 4]
+def _clean(line: bytes, limit: int) -> bytes:
+    return _UNPRINTABLE.sub(b"?", line)[:limit]
 
 
 class BadReply(Exception):
@@ -107,6 +109,8 @@ class ReplyReader:
                 return known
         replies = self._read(data)
         if len(data) <= _KNOWN_LENGTH and len(_KNOWN) < _KNOWN_MAX and self.empty:
+            if replies and replies[-1].code == 334:
+                return replies  # no challenge comes twice
             _KNOWN[data] = replies
         return replies
 

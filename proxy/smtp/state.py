@@ -7,6 +7,7 @@ What each state has promised::
     COMMAND    nothing beyond the replies already given
     ASKING     a recipient's verdict, or the backend's word, is awaited;
                later input is held
+    AUTH       the client's next line of an AUTH exchange is awaited
     MESSAGE    354 was said, with the backend's 354 behind it
     REFUSED    the message is read to its end, then refused; the backend has
                seen no final dot and will not
@@ -25,6 +26,7 @@ class State(enum.Enum):
 
     COMMAND = "command"
     ASKING = "asking"
+    AUTH = "auth"
     MESSAGE = "message"
     REFUSED = "refused"
     ENDED = "ended"
@@ -34,3 +36,6 @@ class State(enum.Enum):
 
 UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
 """A client that is left now would have to send again."""
+
+BY_LINE = (State.COMMAND, State.AUTH)
+"""A line of the client's is awaited, and half a one buys no time."""

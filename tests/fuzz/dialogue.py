@@ -34,6 +34,7 @@ TOKENS = (
     b"..\r\n",
     b"\n.\n",
     b"BDAT 10 LAST\r\n",
+    b"AUTH PLAIN dGVzdA==\r\n",
     b"text\r\n",
     b"\n",
     b"\r",
@@ -122,6 +123,14 @@ class _World:
         assert not self.in_message
 
     def start_tls(self, discarded: int) -> None:
+        raise AssertionError("it was not offered")
+
+    def relay_auth(self, line: bytes) -> None:
+        raise AssertionError("it was not offered")
+
+    def auth_ended(
+        self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
+    ) -> None:
         raise AssertionError("it was not offered")
 
     def limit_reached(self, limit: str) -> None:

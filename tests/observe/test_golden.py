@@ -56,6 +56,9 @@ EVENTS: list[events.Event] = [
     events.PressureChanged(1, 3000, 4000),
     events.TlsStarted("s", "192.0.2.9", "TLSv1.3", "TLS_AES_256_GCM_SHA384", 0),
     events.TlsFailed("s", "192.0.2.9", "wrong version number", "info"),
+    events.ProxyHeaderBad("192.0.2.9", "no PROXY header", 3),
+    events.AuthEnded("s", "192.0.2.9", b"PLAIN", "accepted", 235, b"jo\ne"),
+    events.AuthEnded("s", "192.0.2.9", b"LOGIN", "refused", 535, b""),
     events.Disconnected("s", "192.0.2.9", "quit", 1.5, 3, 2, 1),
 ]
 

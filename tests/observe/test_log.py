@@ -105,6 +105,8 @@ EVENTS: list[events.Event] = [
     events.TlsFailed("s1", "192.0.2.9", "wrong version number", "debug"),
     events.Notice("error", "something"),
     events.PressureChanged(1, 3000, 4000),
+    events.ProxyHeaderBad("192.0.2.9", "no PROXY header", 3),
+    events.AuthEnded("s1", "192.0.2.9", b"PLAIN", "accepted", 235, b"jo\ne"),
 ]
 
 

@@ -102,6 +102,12 @@ def test_answered() -> None:
     [
         (events.Turned("c", "connections"), "turned_away", {"limit": "connections"}),
         (events.LimitHit("s", "c", "size"), "limits_hit", {"limit": "size"}),
+        (events.ProxyHeaderBad("p", "why", 1), "proxy_headers_bad", {}),
+        (
+            events.AuthEnded("s", "c", b"PLAIN", "refused", 535, b""),
+            "auth",
+            {"outcome": "refused"},
+        ),
         (refused("550 no"), "backend_refused_recipients", {"class": "5xx"}),
         (refused("451 no"), "backend_refused_recipients", {"class": "4xx"}),
         (refused(""), "backend_refused_recipients", {"class": "other"}),

@@ -3,7 +3,9 @@
 Written without the project's own parsers, so that a mistake in those is not
 made twice.  ``script`` maps a step to a behaviour; steps are ``connect``,
 ``greeting``, ``EHLO``, ``HELO``, ``MAIL``, ``RCPT``, ``RCPT TO:<...>``,
-``DATA``, ``body``, ``dot``, ``RSET``, ``QUIT``.  A behaviour is
+``DATA``, ``body``, ``dot``, ``RSET``, ``QUIT``, ``AUTH`` (the last reply),
+``challenge`` (each 334).  With ``mechanisms`` it has the usual patch for AUTH:
+who is in ``users`` may relay, others only to example.test.  A behaviour is
 
 - bytes to say instead of the usual reply; after a 421 it closes;
 - :class:`Bytewise` bytes, each sent by itself;
@@ -15,8 +17,10 @@ made twice.  ``script`` maps a step to a behaviour; steps are ``connect``,
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
+import hmac
 import socket
 import ssl
 import struct
@@ -64,6 +68,8 @@ class FakeQmail:
     keep_messages: bool = True  # else their length and SHA-256
     receive_buffer: int = 0  # bytes that the kernel takes for it; 0: as usual
     gate: asyncio.Event | None = None  # awaited before the final reply
+    mechanisms: bytes = b""  # such as b"PLAIN LOGIN CRAM-MD5"
+    users: dict[bytes, bytes] = field(default_factory=dict)
     judge: Callable[[bytes], Behaviour | None] | None = None  # of RCPT's argument
     context: ssl.SSLContext | None = None  # with it, STARTTLS is offered,
     implicit: bool = False  # or TLS comes first
@@ -144,6 +150,7 @@ class _Session:
         self.helo = b""
         self.mail: bytes | None = None
         self.recipients: list[bytes] = []
+        self.user = b""
 
     async def run(self) -> None:
         if "connect" in self.fake.script:
@@ -168,6 +175,9 @@ class _Session:
                 extensions.append(b"STARTTLS")
             text = b"250 fake\r\n"
             if verb == b"EHLO":
+                if self.fake.mechanisms:
+                    extensions.append(b"AUTH " + self.fake.mechanisms)
+                    extensions.append(b"AUTH=" + self.fake.mechanisms)
                 lines = [b"fake", *extensions, b"8BITMIME"]
                 text = b"".join(b"250-%s\r\n" % x for x in lines[:-1])
                 text += b"250 %s\r\n" % lines[-1]
@@ -181,6 +191,8 @@ class _Session:
         elif verb == b"STARTTLS" and self.fake.context is not None:
             await self.say("STARTTLS", b"220 go on\r\n")
             await self.writer.start_tls(self.fake.context)
+        elif verb == b"AUTH" and self.fake.mechanisms:
+            await self.auth(line.split(b" ")[1:])
         elif verb == b"DATA":
             await self.data()
         elif verb == b"RSET":
@@ -192,10 +204,63 @@ class _Session:
         else:
             await self.say("other", b"502 unimplemented (#5.5.1)\r\n")
 
+    async def auth(self, words: list[bytes]) -> None:
+        """As smtp_auth() of the usual patches."""
+        if self.user:
+            await self.say("other", b"503 you're already authenticated (#5.5.0)\r\n")
+            return
+        if self.mail is not None:
+            await self.say("other", b"503 no auth during mail transaction\r\n")
+            return
+        initial = words[1:2]
+        try:
+            match words[0].upper():
+                case b"PLAIN":
+                    answer = initial[0] if initial else await self.challenge(b"")
+                    _, user, password = base64.b64decode(answer).split(b"\0")
+                    good = self.fake.users.get(user) == password
+                case b"LOGIN":
+                    answer = (
+                        initial[0] if initial else await self.challenge(b"Username:")
+                    )
+                    user = base64.b64decode(answer)
+                    password = base64.b64decode(await self.challenge(b"Password:"))
+                    good = self.fake.users.get(user) == password
+                case b"CRAM-MD5":
+                    nonce = b"<1896.697170952@fake>"
+                    answer = base64.b64decode(await self.challenge(nonce))
+                    user, _, digest = answer.rpartition(b" ")
+                    secret = self.fake.users.get(user, b"")
+                    wanted = hmac.new(secret, nonce, "md5").hexdigest().encode()
+                    good = user in self.fake.users and digest == wanted
+                case _:
+                    await self.say("AUTH", b"504 auth type unimplemented (#5.5.1)\r\n")
+                    return
+        except ValueError:
+            await self.say("other", b"501 malformed auth input (#5.5.4)\r\n")
+            return
+        if not good:
+            await self.say("AUTH", b"535 authorization failed (#5.7.0)\r\n")
+        elif await self.say("AUTH", b"235 ok, go ahead (#2.0.0)\r\n"):
+            self.user = user
+
+    async def challenge(self, text: bytes) -> bytes:
+        """The client's answer to 334; ValueError if it cancels."""
+        await self.say("challenge", b"334 %s\r\n" % base64.b64encode(text))
+        line = (await self.reader.readline()).rstrip(b"\r\n")
+        self.fake.commands.append(line)
+        if line == b"*":
+            raise ValueError
+        return line
+
     async def rcpt(self, line: bytes) -> None:
         argument = line.partition(b" ")[2]
         if self.mail is None:
             await self.say("RCPT", b"503 MAIL first (#5.5.1)\r\n")
+            return
+        foreign = b"@" in argument and not argument.endswith(b"@example.test>")
+        if self.fake.mechanisms and not self.user and foreign:
+            await self.say("other", b"553 sorry, not in my rcpthosts (#5.7.1)\r\n")
             return
         named = "RCPT " + argument.decode("latin-1")
         if named not in self.fake.script and self.fake.judge is not None:

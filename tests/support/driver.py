@@ -40,6 +40,9 @@ class MemoryDriver:
         self.questions: list[str] = []
         self.mails: list[bytes | None] = []
         self.relayed: list[bytes] = []
+        self.auth_lines: list[bytes] = []
+        self.auth_ends: list[tuple[bytes, str, int, bytes]] = []
+        self.authenticate: Callable[[bytes], Reply | None] = lambda line: None
         self._decide = decide or (lambda recipient: Pending.ACCEPTED)
         self.discarded: list[int] = []  # a handshake begins
         banner = Banner(b"mx.test", size, starttls=starttls)
@@ -59,6 +62,8 @@ class MemoryDriver:
             self.dialogue.decided(reply or Pending.ACCEPTED)
         elif question == "rcpt":
             self.dialogue.recipient_answered(reply or Reply(250, b"ok"))
+        elif question == "auth":
+            self.dialogue.auth_answered(reply or Reply(235, b"ok"))
         elif question == "data":
             self.dialogue.data_answered(reply or replies.GO_AHEAD)
         else:
@@ -83,6 +88,17 @@ class MemoryDriver:
         self.mails.append(self.dialogue.mail_argument)
         self.relayed.append(argument)
         self._owe("rcpt")
+
+    def relay_auth(self, line: bytes) -> None:
+        self.auth_lines.append(line)
+        self.questions.append("auth")
+        if not self.late:
+            self.answer(self.authenticate(line))
+
+    def auth_ended(
+        self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
+    ) -> None:
+        self.auth_ends.append((mechanism, outcome, reply.code, user))
 
     def relay_data(self) -> None:
         self._owe("data")

@@ -135,9 +135,12 @@ async def running(
         server.close()
         for session in list(door.sessions):
             session.shut_down(now=True)
+        for phase in list(door.awaiting):
+            phase.shut_down()
         await backends.close()
         await fake.stop()
     await front.until(lambda: asyncio.all_tasks() <= tasks)
     await front.until(lambda: descriptors() == fds)
     assert not door.sessions
+    assert not door.awaiting
     assert not any(each.connections for each in backends)
