@@ -31,6 +31,9 @@ def check_tls(config: Config, settings: Settings) -> Iterator[Finding]:
             yield settings.finding(WARNING, key, soon, "renew it, then send HUP")
     except TlsError as error:
         yield settings.finding(ERROR, error.key, error.what, error.remedy)
+    if config.auth.offer == "tls" and not config.tls.certificates:
+        what = "no connection can be encrypted, so AUTH is offered to nobody"
+        yield settings.finding(WARNING, ("auth", "offer"), what, "set tls.certificates")
     try:
         backend_context(config.backend)
     except TlsError as error:
