@@ -37,6 +37,9 @@ def check_tls(config: Config, settings: Settings) -> Iterator[Finding]:
         except TlsError as error:
             where = ("backend", number, *error.key[1:])
             yield settings.finding(ERROR, where, error.what, error.remedy)
+    if config.auth.offer == "tls" and not config.tls.certificates:
+        what = "no connection can be encrypted, so AUTH is offered to nobody"
+        yield settings.finding(WARNING, ("auth", "offer"), what, "set tls.certificates")
 
 
 def check_reload(config: Config, settings: Settings) -> Iterator[Finding]:

@@ -132,6 +132,16 @@ def test_a_percent_hack_that_makes_an_open_relay(tmp_path: Path) -> None:
     assert "user%any.where@e.test" in told
 
 
+def test_auth_that_nobody_can_be_offered(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    path = config(tmp_path, '[auth]\noffer = "tls"\n')
+    status, output = run(path)
+    assert status == 0
+    (told,) = grave(output, tmp_path)
+    assert 'auth.offer = "tls": no connection can be encrypted' in told
+    assert told.endswith(": set tls.certificates")
+
+
 def test_a_control_file_that_is_a_directory(tmp_path: Path) -> None:
     path = lay_out(tmp_path, virtualdomains=None)
     (tmp_path / "host/var/qmail/control/virtualdomains").mkdir()

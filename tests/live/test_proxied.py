@@ -13,6 +13,7 @@ import pytest
 from tests.live.process import PATIENCE, Settings, serving
 from tests.live.test_clients import program
 from tests.support.backend import FakeQmail
+from tests.support.certificates import client_context, issued, write
 from tests.support.smtp_client import RawClient
 
 _CONFIG = """\
@@ -105,6 +106,30 @@ async def test_haproxy_tells_who_the_client_is(
         shown = f"[IPv6:{client_address}]" if ":" in where else f"[{client_address}]"
         assert f"from me.test ({shown})".encode() in fake.received[0].message
         assert "proxy-header" not in served.log
+
+
+async def test_haproxy_before_tls_from_the_start(
+    tmp_path: Path, settings: Settings, fake: FakeQmail
+) -> None:
+    certificate, key = write(tmp_path, "mx", issued("mx.example.test"))
+    more = {
+        "listen.proxy_from": ["127.0.0.1"],
+        "listen.tls_addresses": ["127.0.0.1:0"],
+        "tls.certificates": [certificate],
+        "tls.keys": [key],
+    }
+    async with (
+        serving(tmp_path, {**settings, **more}) as served,
+        haproxy(tmp_path, served.ports[1], "send-proxy-v2", "127.0.0.1") as port,
+        await RawClient.connect(port, "127.0.0.5") as client,
+    ):
+        await client.start_tls(client_context())
+        assert await client.code() == 220
+        await client.command(b"EHLO me.test")
+        got = await client.deliver(b"", [b"alice@example.test"], b"x\r\n")
+        assert got == [250, 250, 354, 250]
+        assert " client=127.0.0.5 version=TLSv1.3 " in await served.said("event=tls")
+        assert b" with ESMTPS (TLSv1.3 " in fake.received[0].message
 
 
 @pytest.mark.parametrize("version", ["", "-v2"])
