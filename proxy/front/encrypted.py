@@ -47,7 +47,6 @@ class Encrypted:
         self._forget_user()
         self._discarded = discarded
         self._reading = True  # whatever was before: the handshake reads
-        self._door.writes.now(self._socket)
         self._handshake = Handshake(
             tls,
             self._socket,

@@ -228,7 +228,7 @@ class Session(Authenticated, Encrypted, SMTP):
 
     def send(self, data: bytes) -> None:
         if not self._gone:
-            self._door.writes.write(self._socket, data)
+            self._socket.write(data)
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
         sender, trust = self._dialogue.sender, self._relayclient
