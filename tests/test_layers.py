@@ -132,7 +132,6 @@ LONG = {
     "backend.conversation": 540,
     "backend.pool": 470,
     "front.session": 555,
-    "observe.metrics": 505,
     "smtp.dialogue": 500,
 }
 

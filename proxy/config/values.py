@@ -11,6 +11,7 @@ import ipaddress
 import json
 import re
 import shlex
+from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -201,24 +202,22 @@ def _unmapped(value: object) -> Network:
     return network
 
 
-def _proxy_network(value: object) -> Network:
-    network = _unmapped(value)
-    if not network.prefixlen:
-        raise wrong(
-            "is everybody: anybody could claim any address",
-            'name the proxies alone, like "192.0.2.7"',
-        )
-    return network
+def _not_everybody(danger: str, remedy: str) -> Callable[[object], Network]:
+    def checked(value: object) -> Network:
+        network = _unmapped(value)
+        if not network.prefixlen:
+            raise wrong(f"is everybody: {danger}", remedy)
+        return network
+
+    return checked
 
 
-def _relay_network(value: object) -> Network:
-    network = _unmapped(value)
-    if not network.prefixlen:
-        raise wrong(
-            "is everybody: that would be an open relay",
-            'name your own clients, like "192.0.2.0/24"',
-        )
-    return network
+_proxy_network = _not_everybody(
+    "anybody could claim any address", 'name the proxies alone, like "192.0.2.7"'
+)
+_relay_network = _not_everybody(
+    "that would be an open relay", 'name your own clients, like "192.0.2.0/24"'
+)
 
 
 def _number_only(value: object) -> object:

@@ -20,6 +20,7 @@ from proxy.smtp.driver import Limits
 from tests.support.backend import CLOSE, RESET, SILENT, Behaviour, FakeQmail
 from tests.support.driver import codes
 from tests.support.front import Front, accept, ours_only, running
+from tests.support.offers import known
 from tests.support.smtp_client import RawClient
 
 PASSWORD = b"wonder land"
@@ -58,17 +59,13 @@ async def authenticating(
     """A front door that knows what its backend offers."""
     backend = BackendSettings(learn_auth=True)
     fake = fake or qmail()
-    async with running(
-        relaying, fake=fake, settings=settings, backend=backend
-    ) as front:
-        offers = Offers(front.backend)
-        offers.tick()
-        await front.until(lambda: bool(front.backend.auth_offered))
-        await front.until(lambda: not fake.open_connections)
+    async with (
+        running(relaying, fake=fake, settings=settings, backend=backend) as front,
+        known(front),
+    ):
         fake.connections = 0
         fake.commands.clear()
         yield front
-        offers.close()
 
 
 @contextlib.asynccontextmanager

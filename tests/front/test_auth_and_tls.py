@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from proxy.backend.offers import Offers
 from proxy.backend.pool import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.front.harvest import HarvestSettings
@@ -25,6 +24,7 @@ from proxy.smtp.driver import Limits
 from tests.support.backend import FakeQmail
 from tests.support.certificates import client_context, server_tls
 from tests.support.front import Front, accept, ours_only, reject, running
+from tests.support.offers import known
 from tests.support.smtp_client import RawClient
 
 GOOD = b"AUTH PLAIN " + base64.b64encode(b"\0alice\0wonder land")
@@ -47,14 +47,11 @@ async def authenticating(*, in_clear: bool) -> AsyncIterator[Front]:
     limits = Limits(auth_needs_tls=not in_clear, auth_failures=2)
     settings = DoorSettings(tls=server_tls(), session=limits)
     backend = BackendSettings(learn_auth=True)
-    async with running(
-        relaying, fake=fake, settings=settings, backend=backend
-    ) as front:
-        offers = Offers(front.backend)
-        offers.tick()
-        await front.until(lambda: bool(front.backend.auth_offered))
+    async with (
+        running(relaying, fake=fake, settings=settings, backend=backend) as front,
+        known(front),
+    ):
         yield front
-        offers.close()
 
 
 async def extensions(client: RawClient) -> list[bytes]:
@@ -67,7 +64,8 @@ async def started(client: RawClient) -> None:
     await client.start_tls(client_context())
 
 
-async def test_auth_is_offered_only_behind_starttls() -> None:
+async def test_t_no_auth_line() -> None:
+    """T-no-auth-line: AUTH is offered only behind STARTTLS."""
     async with (
         authenticating(in_clear=False) as front,
         await RawClient.connect(front.port) as client,

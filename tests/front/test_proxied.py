@@ -99,7 +99,8 @@ async def test_no_greeting_before_the_header() -> None:
     ):
         await front.until(lambda: bool(front.door.awaiting))
         await client.send(V1[:-1])
-        await asyncio.sleep(0.01)
+        (phase,) = front.door.awaiting
+        await front.until(lambda: not phase._reader.empty)
         assert not front.door.sessions
         assert front.events == []
         await client.send(V1[-1:])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from proxy.demo import lay_out
-from tests.live.process import Settings
+from tests.live.process import Settings, without_uvloop
 from tests.support.backend import FakeQmail
 
 
@@ -36,6 +36,15 @@ async def fake() -> AsyncIterator[FakeQmail]:
 def settings(host: Path, fake: FakeQmail) -> Settings:
     """A front door for both."""
     return {"qmail.root": str(host), "backend.address": f"127.0.0.1:{fake.port}"}
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
+    """An environment with this event loop."""
+    if request.param == "asyncio":
+        return without_uvloop(tmp_path / "without-uvloop")
+    pytest.importorskip("uvloop")
+    return {}
 
 
 @pytest.fixture

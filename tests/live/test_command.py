@@ -7,14 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from signal import SIGINT
 from typing import cast
 
 import pytest
 
-from tests.live.process import Served, Settings, serving, without_uvloop
+from tests.live.process import Served, Settings, serving
 from tests.live.surroundings import NOT_ALLOWED, status_of, wants_root
 from tests.support.small_host import lay_out
 from tests.support.smtp_client import RawClient
@@ -85,16 +85,8 @@ def kept(mails: Path) -> list[bytes]:
     return [path.read_bytes() for path in mails.glob("mail-*")]
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
-def loop(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-        return {}
-    return without_uvloop(tmp_path / "without")
-
-
 async def test_the_program_sees_the_client(
-    tmp_path: Path, settings: Settings, mails: Path, loop: dict[str, str]
+    tmp_path: Path, settings: Settings, mails: Path, loop: Mapping[str, str]
 ) -> None:
     async with serving(tmp_path, settings, loop) as served:
         assert (await one(served, "127.0.3.4")).startswith(b"250")

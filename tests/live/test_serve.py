@@ -19,7 +19,6 @@ from tests.live.process import (
     environment,
     run,
     serving,
-    without_uvloop,
 )
 from tests.live.process import write_config as write
 from tests.support.backend import FakeQmail
@@ -27,15 +26,6 @@ from tests.support.smtp_client import RawClient
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n..dot\r\n\xff\x00 odd\r\n"
 PLAIN = MESSAGE.replace(b"\r\n..", b"\r\n.")
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
-    """An environment with this event loop."""
-    if request.param == "asyncio":
-        return without_uvloop(tmp_path / "without-uvloop")
-    pytest.importorskip("uvloop")
-    return {}
 
 
 async def codes_for(served: Served, *recipients: bytes) -> list[int]:

@@ -28,7 +28,6 @@ from tests.live.process import (
     environment,
     run,
     serving,
-    without_uvloop,
 )
 from tests.live.process import write_config as write
 from tests.live.surroundings import (
@@ -164,14 +163,6 @@ async def test_d_no_tty_and_no_log_either(
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def loop(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
-    if request.param == "asyncio":
-        return without_uvloop(tmp_path / "without-uvloop")
-    pytest.importorskip("uvloop")
-    return {}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

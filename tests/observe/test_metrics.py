@@ -8,12 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.observe import events
+from proxy.observe.catalogue import TABLE, markdown_table
 from proxy.observe.metrics import (
     LABEL_VALUES_MAX,
-    TABLE,
     BackendNumbers,
     Metrics,
-    markdown_table,
 )
 
 DOC = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -225,5 +224,5 @@ def test_table_is_what_is_exported() -> None:
 
 def test_document_is_the_table() -> None:
     assert markdown_table() in DOC.read_text("utf-8"), (
-        "put proxy.observe.metrics.markdown_table() into docs/metrics.md"
+        "put proxy.observe.catalogue.markdown_table() into docs/metrics.md"
     )

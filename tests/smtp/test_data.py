@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.smtp.data import MessageStream
+from tests.support.message import read
 from tests.support.sequences import NAMED
 
 END = b"\r\n.\r\n"
@@ -23,18 +23,6 @@ def model(data: bytes) -> tuple[bytes, bool, bytes]:
     return data, False, b""
 
 
-def run(chunks: list[bytes]) -> tuple[bytes, bool, bytes, bool, int]:
-    stream = MessageStream()
-    message = rest = b""
-    for chunk in chunks:
-        if stream.ended:
-            rest += chunk
-            continue
-        piece, rest = stream.feed(chunk)
-        message += piece
-    return message, stream.ended, rest, stream.bare_lf, stream.size
-
-
 pieces = st.lists(
     st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"\r\n.", END, b"a", b"\0", b"xyz"]),
     max_size=30,
@@ -45,7 +33,7 @@ pieces = st.lists(
 def test_the_end_is_where_qmail_sees_it(chunks: list[bytes]) -> None:
     data = b"".join(chunks)
     message, ended, rest = model(data)
-    got = run([data] if data else [])
+    got = read([data] if data else [])
     assert got[1] == ended
     if ended:
         assert got[0] == message
@@ -60,30 +48,30 @@ def test_the_end_is_where_qmail_sees_it(chunks: list[bytes]) -> None:
 @given(pieces)
 def test_cuts_change_nothing(chunks: list[bytes]) -> None:
     data = b"".join(chunks)
-    whole = run([data] if data else [])
-    assert run([c for c in chunks if c]) == whole
-    assert run([data[i : i + 1] for i in range(len(data))]) == whole
+    whole = read([data] if data else [])
+    assert read([c for c in chunks if c]) == whole
+    assert read([data[i : i + 1] for i in range(len(data))]) == whole
 
 
 @given(pieces)
 def test_bare_lf_is_seen(chunks: list[bytes]) -> None:
-    message = run([b"".join(chunks)])[0]
+    message = read([b"".join(chunks)])[0]
     bare = b"\n" in (b"\r\n" + message).replace(b"\r\n", b"")
-    assert run([b"".join(chunks)])[3] == bare
+    assert read([b"".join(chunks)])[3] == bare
 
 
 @pytest.mark.parametrize("sequence", NAMED.values(), ids=[*NAMED.keys()])
 def test_no_other_sequence_ends_a_message(sequence: bytes) -> None:
     data = b"first" + sequence + b"MAIL FROM:<x@y>\r\n"
     for cut in range(len(data)):
-        _, ended, rest, _, _ = run([c for c in (data[:cut], data[cut:]) if c])
+        _, ended, rest, _, _ = read([c for c in (data[:cut], data[cut:]) if c])
         assert not ended
         assert rest == b""
 
 
 def test_a_true_end_after_a_stray_cr() -> None:
-    assert run([b"x\r\r\n.\r\nQUIT\r\n"]) == (b"x\r\r\n", True, b"QUIT\r\n", False, 4)
+    assert read([b"x\r\r\n.\r\nQUIT\r\n"]) == (b"x\r\r\n", True, b"QUIT\r\n", False, 4)
 
 
 def test_an_empty_message() -> None:
-    assert run([b".\r\nQUIT\r\n"]) == (b"", True, b"QUIT\r\n", False, 0)
+    assert read([b".\r\nQUIT\r\n"]) == (b"", True, b"QUIT\r\n", False, 0)
