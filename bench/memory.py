@@ -1,7 +1,7 @@
 """Memory: ``python -m bench.memory``.
 
 What an idle session holds, and by how much the front door grows while fifty
-messages of 20 MB pass through it at once.
+messages of 20 MB pass through it at once; and how fast one of them passes alone.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ def growth(directory: Path, size: int = _SIZE, messages: int = _MESSAGES) -> flo
     return highest - before
 
 
+def throughput(directory: Path) -> float:
+    """MB a second of one session at a time, in large messages."""
+    with Running(peer("backstop"), directory) as running:
+        seen = load(running.port, "accept", count=10, clients=1, size=_SIZE)
+    if seen.good != 10:
+        raise RuntimeError(f"only {seen.good} passed: {seen.first_error}")
+    return 10 * _SIZE / seen.seconds / 1e6
+
+
 def main() -> None:
     """Measure, print, and keep the result."""
     parser = argparse.ArgumentParser(description="memory of the front door")
@@ -50,8 +59,10 @@ def main() -> None:
     with scratch() as directory:
         sessions = [idle(directory / f"idle-{number}") for number in rounds]
         grown = [growth(directory / f"large-{number}") for number in rounds]
+        speed = [throughput(directory / f"one-{number}") for number in rounds]
     print(f"an idle session: {median(sessions):.1f} KiB")
     print(f"fifty messages of 20 MB at once: {median(grown) / 1024:.1f} MiB in all")
+    print(f"one session: {median(speed):.0f} MB a second")
     about = circumstances([peer("backstop")])
     write_out("memory", {"about": about, "idle KiB": sessions, "growth KiB": grown})
 

@@ -11,12 +11,14 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import TypeVar
 
 from proxy import assemble, privileges
 from proxy.config import Config
 from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.privileges import PrivilegeError
+
+T = TypeVar("T")
 
 
 def as_run_user(
@@ -33,6 +35,19 @@ def as_run_user(
         privileges.run_user(config.process)
     except PrivilegeError as error:
         return [_refusal(settings, error), *look()]
+    try:
+        return in_a_child(lambda: _seen(config, settings, look))
+    except ChildProcessError:
+        what = "what that user sees could not be found out"
+        return [_finding(settings, ERROR, what), *look()]
+
+
+def in_a_child(ask: Callable[[], T]) -> T:
+    """``ask()`` in a process of its own, which may give rights up to do so.
+
+    The answer must be one for ``pickle``.  Raises :class:`ChildProcessError` if
+    there is none.
+    """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         # Of other threads: the child needs none, and calls exec on nothing.
@@ -42,38 +57,32 @@ def as_run_user(
         status = 1
         try:
             with os.fdopen(writing, "wb") as output:
-                _answer(config, settings, look, output)
+                pickle.dump(ask(), output)
             status = 0
         finally:
             os._exit(status)
     os.close(writing)
     with os.fdopen(reading, "rb") as answer:
         data = answer.read()
-    os.waitpid(child, 0)
-    if not data:
-        what = "what that user sees could not be found out"
-        return [_finding(settings, ERROR, what), *look()]
-    found: list[Finding] = pickle.loads(data)
-    return found
+    if os.waitpid(child, 0)[1] or not data:
+        raise ChildProcessError("it ended without an answer")
+    told: T = pickle.loads(data)
+    return told
 
 
-def _answer(
-    config: Config,
-    settings: Settings,
-    look: Callable[[], list[Finding]],
-    output: BinaryIO,
-) -> None:
-    """In the child: be that user, look, tell the parent."""
+def _seen(
+    config: Config, settings: Settings, look: Callable[[], list[Finding]]
+) -> list[Finding]:
+    """In the child: be that user, and look."""
     try:
         rights = privileges.settle(config.process, assemble.needs(config))
     except PrivilegeError as error:
-        found = [_refusal(settings, error), *look()]
-    else:
-        found = [_finding(settings, WARNING, text) for text in rights.warnings]
-        found += [_finding(settings, NOTE, text) for text in rights.hints]
-        found += [*_source(config, settings), *look()]
-        found.append(_finding(settings, NOTE, f"looked at as this user: {rights}"))
-    pickle.dump(found, output)
+        return [_refusal(settings, error), *look()]
+    found = [_finding(settings, WARNING, text) for text in rights.warnings]
+    found += [_finding(settings, NOTE, text) for text in rights.hints]
+    found += [*_source(config, settings), *look()]
+    found.append(_finding(settings, NOTE, f"looked at as this user: {rights}"))
+    return found
 
 
 def _source(config: Config, settings: Settings) -> Iterator[Finding]:

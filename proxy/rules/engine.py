@@ -6,6 +6,7 @@ Knows not: any source of recipients.  Called by the session and by ``explain``.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
@@ -14,6 +15,10 @@ from proxy.rules.verdict import Answer, Kind, OnRuleError, Question, Rule, Verdi
 from proxy.smtp import replies
 
 _ACCEPTED = replies.OK
+
+LIMIT_SECONDS = 30.0
+"""For an answer that has to be awaited.  RFC 5321 §4.5.3.2.3 grants us five
+minutes; a client that waits costs a connection."""
 
 
 def _ignore(name: str, error: Exception) -> None:
@@ -24,7 +29,8 @@ class Engine:
     """The configured rules.
 
     ``observe``: what rules refuse for want of a mailbox is let pass, and the
-    verdict says so; what concerns relaying is refused as ever.
+    verdict says so; what concerns relaying is refused as ever.  ``limit`` is how
+    many seconds all rules together may take; then the recipient is deferred.
     """
 
     def __init__(
@@ -33,10 +39,12 @@ class Engine:
         *,
         observe: bool = False,
         on_error: OnRuleError = _ignore,
+        limit: float = LIMIT_SECONDS,
     ) -> None:
         self._rules = tuple(rules)
         self._observe = observe
         self._on_error = on_error
+        self._limit = limit
 
     def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
         """The verdict, at once where every rule that was asked knew at once."""
@@ -58,12 +66,13 @@ class Engine:
         """Go on from rule ``number``, whose answer has to be awaited."""
         rule = self._rules[number]
         try:
-            answer = await awaited
-            for rule in self._rules[number + 1 :]:
-                if answer is not None:
-                    break
-                found = rule.ask(question)
-                answer = await found if inspect.isawaitable(found) else found
+            async with asyncio.timeout(self._limit):
+                answer = await awaited
+                for rule in self._rules[number + 1 :]:
+                    if answer is not None:
+                        break
+                    found = rule.ask(question)
+                    answer = await found if inspect.isawaitable(found) else found
         except Exception as error:  # as above
             return self._failed(rule, error)
         return self._no_opinion() if answer is None else self._observed(answer)

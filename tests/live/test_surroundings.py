@@ -51,7 +51,7 @@ async def test_d_readonly_root(
     tmp_path: Path, settings: Settings, fake: FakeQmail, user: str
 ) -> None:
     """A whole life, with not one file system that can be written to: mail, a
-    reload, the pages, the end.  A full disk would matter as little."""
+    reload, the pages, the end.  So a full disk matters as little (D-disk-full)."""
     within = read_only(tmp_path / "probe")
     env = NOT_ALLOWED if user == "dropped" else {}
     whose = {**settings, **DROPPED} if user == "dropped" else settings

@@ -13,7 +13,7 @@ from proxy.backend.pool import Backend, BackendSettings
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.observe.events import Event
-from proxy.rules.engine import Engine
+from proxy.rules.engine import LIMIT_SECONDS, Engine
 from proxy.rules.verdict import Answer, Kind, Question, Verdict
 from proxy.smtp import replies
 from tests.support.backend import FakeQmail
@@ -97,6 +97,7 @@ async def running(
     backend: BackendSettings | None = None,
     observe: bool = False,
     places: Callable[[int], list[Place]] | None = None,
+    rule_limit: float = LIMIT_SECONDS,
 ) -> AsyncIterator[Front]:
     """Start both, and at the end see that nothing is left behind.
 
@@ -118,7 +119,7 @@ async def running(
     )
     pool = next(iter(backends))
     door = Door(
-        engine=Engine([CallRule(ask)], observe=observe),
+        engine=Engine([CallRule(ask)], observe=observe, limit=rule_limit),
         backends=backends,
         observer=events.append,
         hostname=b"mx.example.test",
