@@ -131,9 +131,7 @@ def test_every_public_method_is_described(path: Path) -> None:
 LONG = {
     "backend.conversation": 540,
     "backend.pool": 470,
-    "front.session": 555,
     "observe.metrics": 505,
-    "smtp.dialogue": 500,
 }
 
 
