@@ -152,7 +152,7 @@ class QmailSmtpd(asyncio.Protocol):
         self._message += piece
         lines = bytes(self._message).replace(b"\r\n", b"\n")
         text = b"\n".join(line.removeprefix(b".") for line in lines.split(b"\n"))
-        envelope = b"Return-Path: <%s>\n" % self._dialogue.sender
+        envelope = b"Return-Path: <%s>\n" % self._dialogue.transaction.sender
         envelope += b"".join(b"Delivered-To: %s\n" % r for r in self._recipients)
         number = self._maildir.keep(envelope, text)
         self._recipients.clear()

@@ -131,8 +131,6 @@ def test_every_public_method_is_described(path: Path) -> None:
 LONG = {
     "backend.conversation": 540,
     "backend.pool": 470,
-    "front.session": 555,
-    "smtp.dialogue": 500,
 }
 
 

@@ -40,7 +40,7 @@ def deadline(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) -
         if pace is None:
             return usual
         pace.silent, end = usual, pace.ends
-    elif dialogue.mail_argument is None:
+    elif dialogue.transaction.mail is None:
         end = oldest
     else:
         end = oldest + door.patience.command_timeout
@@ -54,8 +54,10 @@ def overdue(dialogue: Dialogue, door: Door, oldest: float, pace: Pace | None) ->
     if dialogue.state not in BY_LINE:
         if pace is None or now < pace.ends or now >= pace.silent:
             return "data_timeout"
-        return "data_rate" if pace.too_slow(now, dialogue.message_size) else ""
-    if dialogue.mail_argument is not None:
+        return (
+            "data_rate" if pace.too_slow(now, dialogue.transaction.message_size) else ""
+        )
+    if dialogue.transaction.mail is not None:
         oldest += door.patience.command_timeout
     return "session_age" if now >= oldest else "command_timeout"
 

@@ -2,8 +2,9 @@
 
 Knows: who must send one (``listen.proxy_from``), how long it may take, what is
 said of those who do not.  Knows not: the header's form
-(:mod:`proxy.front.proxy_protocol`), SMTP.  Made by the session for such peers
-only; it hands the connection back with the client's own address.
+(:mod:`proxy.front.proxy_protocol`), SMTP.  Called by the session for such peers
+only; it hands the connection back with the client's own address
+(:mod:`proxy.front.entry`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from proxy.backend.client import Client
+from proxy.front.entry import enter, turn_away
 from proxy.front.proxy_protocol import BadHeader, HeaderReader
 from proxy.observe.events import Observer, ProxyHeaderBad
 
@@ -52,6 +54,16 @@ class Complaints:
                     self._held[why] = (now + LOG_SECONDS, peer, 0)
 
 
+def expect_header(session: Session, peer: str) -> None:
+    """A proxy has connected."""
+    door = session._door
+    refusal = door.full(peer)
+    if refusal is not None:
+        turn_away(session, refusal)
+    else:
+        HeaderPhase(door, session, session._socket, peer)
+
+
 class HeaderPhase(asyncio.Protocol):
     """The time before the header.  It has a place among the connections of
     the door; ``deadline`` is in the door's time."""
@@ -84,7 +96,7 @@ class HeaderPhase(asyncio.Protocol):
         transport.set_protocol(session)
         client = Client(*header.ends) if header.ends else None
         address = client.address if client else self._peer
-        session.enter(address, client, by_proxy=True, received=header.rest)
+        enter(session, address, client, by_proxy=True, received=header.rest)
 
     def eof_received(self) -> bool:
         # Who only looks whether somebody listens has nothing to say.

@@ -1,7 +1,11 @@
 """One client connection: the one subclass of aiosmtpd's ``SMTP``.
 
-Knows: the transport, flow control in both directions, who is told what
-happened.  Knows not: SMTP (the dialogue does), rules, the backend's protocol.
+Knows: the transport, its flow in both directions, its time, its end; whom to ask
+what the dialogue asks, and whom to answer.  Knows not: SMTP (the dialogue does),
+rules, the backend's protocol.  Its parts know the rest: ``entry`` (and
+``proxied``) how it begins, ``verdicts`` what follows from one, ``told`` what
+others learn of the client, ``encrypted`` and ``authenticated`` what TLS and AUTH
+change.  Made by the service; the door calls it when its time is up.
 
 aiosmtpd's own loop of one task, one timer and several writes a command is not
 used; nor is its constructor, whose work is the same for every connection
@@ -13,38 +17,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from datetime import UTC, datetime
 from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
-from proxy.backend.client import Client, Variables, without_relayclient
+from proxy.backend.client import Client, Variables
 from proxy.backend.conversation import Conversation
-from proxy.front.admission import Admit
 from proxy.front.authenticated import Authenticated
 from proxy.front.deadlines import REPLIES, deadline, latest, overdue
 from proxy.front.door import Door
-from proxy.front.elsewhere import ELSEWHERE
 from proxy.front.encrypted import Encrypted
+from proxy.front.entry import enter
 from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.pace import Pace
-from proxy.front.proxied import HeaderPhase
+from proxy.front.proxied import expect_header
+from proxy.front.told import client_of, received_of
+from proxy.front.verdicts import decide_later, decide_now
 from proxy.observe.events import (
     BackendFailed,
     BackendRefusedRecipient,
-    Connected,
     Disconnected,
     LimitHit,
     MessageEnded,
-    RecipientDecided,
 )
-from proxy.rules.verdict import Kind, Question, Verdict
+from proxy.rules.verdict import Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
 from proxy.smtp.path import read_path
-from proxy.smtp.received import protocol_name, received_line
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import BY_LINE, State
 
@@ -90,64 +90,14 @@ class Session(Authenticated, Encrypted, SMTP):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        door = self._door
         self._socket = transport
         peer = transport.get_extra_info("peername")
         client = peer[0] if peer else ""
-        if door.proxied and client in door.settings.proxies:
-            refusal = door.full(client)
-            if refusal is not None:
-                self._turn_away(refusal)
-            else:
-                HeaderPhase(door, self, transport, client)
-            return
-        self.enter(client)
-
-    def enter(
-        self,
-        client: str,
-        ends: Client | None = None,
-        *,
-        by_proxy: bool = False,
-        received: bytes = b"",
-    ) -> None:
-        """Begin with ``client``.  ``by_proxy``: a proxy has connected, and says
-        that ``ends`` are the client's; without ``ends``, it speaks for itself or
-        for it knows not whom, who then may not relay.  ``received`` came first."""
         door = self._door
-        self._client, self._ends = client, ends
-        known = ends is not None or not by_proxy
-        refusal = door.enter(self, client, capped=known)
-        if refusal is not None:
-            self._turn_away(refusal)
-            return
-        self._relayclient = door.relayclient(client)
-        admit = door.settings.admit
-        if admit is not None and not self._admitted(admit):
-            return
-        if not known:  # whatever the proxy itself may
-            self._relayclient = None
-            self._variables = without_relayclient(self._variables)
-        self._dialogue.auth_offered = door.backends.auth_offered
-        self._id = door.next_id()
-        self._began = door.loop.time()
-        self._oldest = door.oldest()
-        door.observer(Connected(self._id, self._client))
-        if self.implicit:
-            self._dialogue.state = State.SWITCHING
-            self.start_tls(0, received)
-            received = b""
+        if door.proxied and client in door.settings.proxies:
+            expect_header(self, client)
         else:
-            self._dialogue.start()
-        self._set_deadline()
-        if received:
-            self.data_received(received)
-
-    def _turn_away(self, refusal: Reply) -> None:
-        self._gone = True
-        if not self.implicit:
-            self._socket.write(refusal.wire)
-        self._socket.close()
+            enter(self, client)
 
     def data_received(self, data: bytes) -> None:
         if self._gone:
@@ -231,27 +181,29 @@ class Session(Authenticated, Encrypted, SMTP):
             self._socket.write(data)
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
-        sender, trust = self._dialogue.sender, self._relayclient
+        sender, trust = self._dialogue.transaction.sender, self._relayclient
         question = Question(recipient, sender, self._client, trust, self._since, False)
         verdict = self._engine.ask(question)
         self._since = time.monotonic()
         if isinstance(verdict, Verdict):
-            return self._decided(recipient, verdict)
-        self._task = self._door.loop.create_task(self._await(recipient, verdict))
+            return decide_now(self, recipient, verdict)
+        waiting = decide_later(self, recipient, verdict)
+        self._task = self._door.loop.create_task(waiting)
         return Pending.LATER
 
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
-        assert conversation is not None  # by _served
+        assert conversation is not None  # by served()
         self._arguments.append(argument)
         dialogue = self._dialogue
-        conversation.recipient(dialogue.helo, dialogue.mail_argument or b"", argument)
+        mail = dialogue.transaction.mail or b""
+        conversation.recipient(dialogue.helo, mail, argument)
 
     def relay_data(self) -> None:
         assert self._conversation is not None
         self._message_began = self._door.loop.time()
         self._conversation.data(
-            self._received() if self._door.settings.received else b""
+            received_of(self) if self._door.settings.received else b""
         )
 
     def relay_body(self, piece: bytes) -> None:
@@ -338,138 +290,27 @@ class Session(Authenticated, Encrypted, SMTP):
         self._flow()
 
     def _converse(self) -> Conversation:
-        self._conversation = Conversation(
-            self._door.backends.default, self, self._who()
-        )
+        group = self._door.backends.default
+        self._conversation = Conversation(group, self, client_of(self))
         return self._conversation
-
-    def _who(self) -> Client:
-        """Both ends of the connection; asked for when a backend is needed."""
-        client = self._ends or self._socket_ends()
-        variables = self._variables
-        if self._relayclient is not None:
-            variables = (*variables, (b"RELAYCLIENT", self._relayclient))
-        return client._replace(variables=variables, extended=self._dialogue.extended)
-
-    def _socket_ends(self) -> Client:
-        ends: list[Any] = []
-        for name in ("peername", "sockname"):
-            end = self._socket.get_extra_info(name)
-            ends += end[:2] if isinstance(end, tuple) else ("", 0)
-        return Client(*ends)
-
-    def _admitted(self, admit: Admit) -> bool:
-        """Take what tcp.smtp says of the client; false if it is turned away."""
-        admission = admit(self._client)
-        if admission.refused:
-            self._gone = True
-            self._door.turn_away(self, self._client, admission.refused)
-            if not self.implicit:
-                self._socket.write(admission.reply.wire)
-            self._door.shut(self._socket)
-            return False
-        self._variables = admission.variables
-        relayclient = admission.relayclient
-        if relayclient is not None:
-            self._relayclient = relayclient
-        return True
-
-    # Inside: verdicts.
-
-    async def _await(self, recipient: bytes, verdict: Awaitable[Verdict]) -> None:
-        decided = self._decided(recipient, await verdict)
-        self._task = None
-        if not self._gone and decided is not Pending.LATER:
-            self._dialogue.decided(decided)
-            self._after()
-
-    def _decided(self, recipient: bytes, verdict: Verdict) -> Reply | Pending:
-        dialogue = self._dialogue
-        if verdict.kind is Kind.ACCEPT and not self._served(recipient):
-            verdict = ELSEWHERE
-        self._recipients += 1
-        self._door.observer(
-            RecipientDecided(
-                self._id,
-                self._client,
-                dialogue.helo,
-                dialogue.sender,
-                recipient,
-                verdict.kind.value,
-                verdict.observed.value if verdict.observed else "",
-                verdict.undecided,
-                verdict.rule,
-                verdict.reason,
-                verdict.reply.text,
-            )
-        )
-        if verdict.kind is Kind.ACCEPT:
-            return Pending.ACCEPTED
-        self._refused += 1
-        if verdict.kind is Kind.REJECT and not verdict.gate:
-            return self._guessed(verdict.reply)
-        return verdict.reply
-
-    def _guessed(self, refusal: Reply) -> Reply | Pending:
-        """The refusal of somebody who may be guessing: now, later, or 421."""
-        if self._authenticated:
-            return refusal  # it writes to whom it will
-        door = self._door
-        reply, delay = door.guessed(self._id, self._client, refusal)
-        if not delay or self._conversation is not None:
-            return reply  # nobody waits with a connection to the backend
-        self._held = reply
-        self.deadline = door.now + delay
-        return Pending.LATER
-
-    def _served(self, recipient: bytes) -> bool:
-        """Have the transaction served by the recipient's backends; ``False``
-        if it has recipients at others."""
-        group, conversation = self._door.backends.group(recipient), self._conversation
-        if conversation is None:
-            self._conversation = Conversation(group, self, self._who())
-            return True
-        if group is conversation.group or self._authenticated:
-            return True  # nobody else would know who the client is
-        if not conversation.turn_to(group):
-            return False
-        if not self._dialogue.accepted:
-            self._dialogue.broken = None  # those that failed are not asked again
-        return True
 
     @property
     def _backend(self) -> str:
         return str(self._conversation.backend) if self._conversation else ""
 
-    # Inside: messages.
-
-    def _received(self) -> bytes:
-        return received_line(
-            helo=self._dialogue.helo,
-            client=self._client,
-            hostname=self._door.hostname,
-            protocol=protocol_name(
-                extended=self._dialogue.extended,
-                tls=bool(self._tls),
-                authenticated=self._authenticated,
-            ),
-            tls=self._tls,
-            user=self._user,
-            session=self._id,
-            when=datetime.now(UTC),
-        )
+    # Inside: what became of messages.
 
     def _report_message(self, outcome: str, reply: str, reason: str) -> None:
         if outcome == "accepted":
             self._messages += 1
-        dialogue = self._dialogue
+        transaction = self._dialogue.transaction
         self._door.observer(
             MessageEnded(
                 self._id,
                 self._client,
-                dialogue.sender,
-                dialogue.accepted,
-                dialogue.message_size,
+                transaction.sender,
+                transaction.accepted,
+                transaction.message_size,
                 outcome,
                 reply,
                 reason,
@@ -489,14 +330,9 @@ class Session(Authenticated, Encrypted, SMTP):
         if self._blocked or not self._reading or self._dialogue.held:
             self._flow()
         if self._eof and not self._dialogue.waiting:
-            if self._handshake is not None:
-                self._tls_failed("the client left")
-                return
-            self._gone = True
-            if self._dialogue.state not in BY_LINE:
-                self._report_message("aborted", "", "the client left before the dot")
-            self._door.shut(self._socket)
-            self._end()
+            if self._handshake is None:
+                self._door.shut(self._socket)
+            self.connection_lost(None)  # to us it is
 
     def _set_deadline(self) -> None:
         dialogue = self._dialogue
@@ -533,7 +369,6 @@ class Session(Authenticated, Encrypted, SMTP):
         door = self._door
         if self._task is not None:
             self._task.cancel()
-            self._task = None
         if self._conversation is not None:
             self._conversation.leave()
         door.observer(

@@ -142,7 +142,7 @@ def _refusal(dialogue: Dialogue, mechanism: bytes) -> Reply | None:
         return replies.AUTH_NEEDS_TLS
     if dialogue.auth is not None and dialogue.auth.done:
         return replies.AUTH_TWICE
-    if dialogue.mail_argument is not None:
+    if dialogue.transaction.mail is not None:
         return replies.AUTH_IN_TRANSACTION
     if not _NAME.fullmatch(mechanism):
         return replies.AUTH_SYNTAX
@@ -185,11 +185,11 @@ def answered(dialogue: Dialogue, reply: Reply) -> None:
     exchange = dialogue.auth
     assert exchange is not None
     if reply.code == 334:
-        dialogue._answer(reply)
+        dialogue._outbox.say(reply)
         dialogue.state = State.AUTH
         return
     mechanism, user = exchange.end()
-    dialogue._answer(reply)
+    dialogue._outbox.say(reply)
     dialogue.state = State.COMMAND
     exchange.done = reply.code == 235
     outcome = "accepted"
@@ -206,7 +206,7 @@ def failed(dialogue: Dialogue, reply: Reply) -> None:
     assert exchange is not None
     exchange.overlong = False
     mechanism, _ = exchange.end()
-    dialogue._answer(reply)
+    dialogue._outbox.say(reply)
     dialogue.state = State.COMMAND
     dialogue._driver.auth_ended(mechanism, "lost", reply, b"")
 
@@ -233,5 +233,5 @@ def end_if_lost(dialogue: Dialogue) -> None:
     here, unless a message is still to be heard to its end."""
     exchange = dialogue.auth
     if exchange is not None and exchange.done and dialogue.state is State.COMMAND:
-        dialogue._answer(replies.AUTH_LOST)
+        dialogue._outbox.say(replies.AUTH_LOST)
         dialogue._close("backend")

@@ -1,62 +1,50 @@
 """The server's side of an SMTP session: a state machine without I/O.
 
-Knows: the order of commands as qmail-smtpd keeps it, what is answered at
-once and what has to be asked.  Knows not: sockets, clocks, rules, the
-backend.  Driven by :mod:`proxy.front.session`, and by tests, which hand in
-bytes cut in any way and get the same transcript.  :mod:`proxy.smtp.state` has
-the states, and what each has promised; AUTH and STARTTLS have modules of
-their own.
+Knows: where a line or a message ends, whose turn it is, that replies go out in
+order and together.  Knows not: what a verb means (:mod:`proxy.smtp.verbs`,
+``auth``, ``starttls``); sockets, clocks, rules, the backend.  Driven by
+:mod:`proxy.front.session`, and by tests, which hand in bytes cut in any way and
+get the same transcript.  :mod:`proxy.smtp.state` has the states, and what each
+has promised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from proxy.smtp import auth, replies, starttls
-from proxy.smtp.command import has_control, is_rcpt, parameters, split_line
+from proxy.smtp.command import has_control, is_rcpt, split_line
 from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
-from proxy.smtp.path import ADDRESS_MAX, read_path
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import UNDER_WAY, State
-
-__all__ = ["Dialogue", "State"]
+from proxy.smtp.transaction import Transaction
+from proxy.smtp.verbs import VERBS, recipient_decided, unimplemented
 
 
 class Dialogue:
     """One client's session, from greeting to close."""
 
     __slots__ = (
-        "_answer",
-        "_buffer",
         "_asked",
         "_banner",
+        "_buffer",
         "_commands_left",
         "_driver",
         "_errors_left",
         "_limits",
-        "_named",
         "_outbox",
         "_paused",
-        "_recipients",
-        "_relayed",
         "_skipping",
-        "_stream",
+        "_unknown",
         "_why",
         "_working",
-        "accepted",
         "auth",
         "auth_offered",
-        "broken",
         "extended",
         "helo",
-        "mail_argument",
-        "refusal",
-        "sender",
         "state",
         "tls",
-        "unknown",
+        "transaction",
     )
 
     def __init__(self, driver: Driver, banner: Banner, limits: Limits) -> None:
@@ -66,17 +54,12 @@ class Dialogue:
         # Counted down; what begins with none never comes to -1.
         self._commands_left = limits.commands or -1
         self._errors_left = limits.errors or -1
+        self._unknown = 0  # recipients that were refused for good
         self._buffer = b""
-        self._outbox = outbox = Outbox()
-        self._answer = outbox.say
-        self._stream: MessageStream | None = None
-        self._asked = b""
-        self._recipients = 0
-        self._relayed = False
-        self._named = False
-        self.broken: Reply | None = None
+        self._outbox = Outbox()
+        self._asked = b""  # the RCPT whose verdict was put off
         self._paused = False
-        self._skipping = False
+        self._skipping = False  # the rest of a line that is too long
         self._working = False
         self._why = ""
         self.state = State.COMMAND
@@ -85,11 +68,7 @@ class Dialogue:
         self.auth: auth.Exchange | None = None
         self.helo = b""
         self.extended = False
-        self.mail_argument: bytes | None = None
-        self.sender = b""
-        self.accepted = 0
-        self.unknown = 0
-        self.refusal: Reply | None = None
+        self.transaction = Transaction()
 
     # What the driver calls.
 
@@ -120,12 +99,7 @@ class Dialogue:
     @property
     def in_transaction(self) -> bool:
         """Whether a client that is left now would have to send again."""
-        return self.mail_argument is not None or self.state in UNDER_WAY
-
-    @property
-    def message_size(self) -> int:
-        """Bytes of the message so far."""
-        return max(self._stream.size, 0) if self._stream is not None else 0
+        return self.transaction.mail is not None or self.state in UNDER_WAY
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -145,13 +119,13 @@ class Dialogue:
     def decided(self, verdict: Reply | Pending) -> None:
         """The answer that :meth:`Driver.decide` put off."""
         self.state = State.COMMAND
-        self._recipient_decided(self._asked, verdict)
+        recipient_decided(self, self._asked, verdict)
         self._work()
 
     def recipient_answered(self, reply: Reply) -> None:
         """The backend's answer to the oldest recipient it was told."""
         if reply.positive:
-            self.accepted += 1
+            self.transaction.accepted += 1
         self._outbox.fill_oldest(reply)
         self._work()
 
@@ -162,20 +136,17 @@ class Dialogue:
 
     def data_answered(self, reply: Reply) -> None:
         """The backend's answer to DATA."""
-        self._answer(reply)
         if reply.code == 354:
+            self._outbox.say(reply)
             self.state = State.MESSAGE
-            self._stream = MessageStream()
+            self.transaction.stream = MessageStream()
         else:
-            self._forget_transaction()
-            self.state = State.COMMAND
+            self._transaction_over(reply)
         self._work()
 
     def message_answered(self, reply: Reply) -> None:
         """The backend's answer to the final dot."""
-        self._answer(reply)
-        self._forget_transaction()
-        self.state = State.COMMAND
+        self._transaction_over(reply)
         self._work()
 
     def relay_failed(self, reply: Reply) -> None:
@@ -188,17 +159,16 @@ class Dialogue:
             return
         # Recipients that were accepted are lost with it: DATA, and further
         # recipients of this transaction, must not be refused for good.
-        self.broken = reply
-        self._relayed = False
+        transaction = self.transaction
+        transaction.broken = reply
+        transaction.relayed = False
         if self._outbox.waiting:
             self._outbox.fill_all(reply)
         elif self.state is State.MESSAGE:
-            self.refusal = reply
+            transaction.refusal = reply
             self.state = State.REFUSED
         elif self.state is State.ASKING or self.state is State.ENDED:
-            self._answer(reply)
-            self._forget_transaction()
-            self.state = State.COMMAND
+            self._transaction_over(reply)
         if self.auth is not None:
             auth.end_if_lost(self)
         self._work()
@@ -216,7 +186,7 @@ class Dialogue:
         if self.state is State.CLOSED:
             return
         self._outbox.fill_all(replies.INTERNAL)
-        self._answer(reply)
+        self._outbox.say(reply)
         self._close(why)
         self._flush()
 
@@ -272,12 +242,12 @@ class Dialogue:
         if has_control(line):
             return self._error(replies.CONTROL_CHARACTER)
         verb, argument = split_line(line)
-        _VERBS.get(verb, Dialogue._unimplemented)(self, argument)
+        VERBS.get(verb, unimplemented)(self, argument)
         return True
 
     def _message_piece(self) -> bool:
         """Take what is there of a message; ``False`` if it goes on."""
-        stream = self._stream
+        stream = self.transaction.stream
         assert stream is not None
         data, self._buffer = self._buffer, b""
         piece, self._buffer = stream.feed(data)
@@ -294,153 +264,40 @@ class Dialogue:
             elif piece:
                 self._driver.relay_body(piece)
         if stream.ended and self.state is State.REFUSED:
-            self._end_refused()
+            self._end_refused(bare=stream.bare_lf)
         return stream.ended
 
     def _refuse_message(self, reply: Reply) -> None:
-        self.refusal = reply
+        self.transaction.refusal = reply
         self.state = State.REFUSED
         self._driver.relay_abort()
 
-    def _end_refused(self) -> None:
-        """The true end of a message that was refused before it."""
-        bare = self._stream is not None and self._stream.bare_lf
-        refusal = replies.BARE_LF if bare else self.refusal or replies.INTERNAL
+    def _end_refused(self, *, bare: bool) -> None:
+        """The true end of a message that was refused before it; ``bare``: with
+        a bare LF somewhere, maybe behind what it was refused for."""
+        refusal = replies.BARE_LF if bare else self.transaction.refusal
+        assert refusal is not None
         self._driver.message_refused(refusal)
-        self._answer(refusal)
-        self._forget_transaction()
-        self.state = State.COMMAND
+        self._transaction_over(refusal)
         if bare:
             # As qmail-smtpd does: such a client may mean another end than we.
             self._close("bare LF")
 
-    # Verbs.
-
-    def _greet(self, argument: bytes, *, extended: bool) -> None:
-        self._reset()
-        self.helo = argument
-        self.extended = extended
-
-    def _helo(self, argument: bytes) -> None:
-        self._greet(argument, extended=False)
-        self._answer(self._banner.helo)
-
-    def _ehlo(self, argument: bytes) -> None:
-        self._greet(argument, extended=True)
-        offered = self.auth_offered and auth.offered_now(self)
-        self._answer(self._banner.ehlo_reply(self.tls, offered))
-
-    def _mail(self, argument: bytes) -> None:
-        sender = read_path(argument)
-        if len(sender) > ADDRESS_MAX:
-            self._error(replies.SYNTAX)
-            return
-        limit = self._limits.declared_size
-        if limit:
-            size = parameters(argument).get(b"SIZE", b"")
-            if size.isdigit() and len(size) <= 20 and int(size) > limit:
-                self._driver.limit_reached("message_size")
-                self._answer(replies.TOO_BIG)
-                return
-        self._reset()  # a second MAIL starts anew (qmail-smtpd.c, smtp_mail)
-        self.mail_argument = argument
-        self.sender = sender
-        self._answer(replies.SENDER_OK)
-
-    def _rcpt(self, argument: bytes) -> None:
-        if self.mail_argument is None:
-            self._error(replies.MAIL_FIRST)
-            return
-        if self._too_many():
-            return
-        self._named = True
-        verdict = self._driver.decide(read_path(argument), argument)
-        if verdict is Pending.LATER:
-            self._asked = argument
-            self.state = State.ASKING
-            return
-        self._recipient_decided(argument, verdict)
-
-    def _recipient_decided(self, argument: bytes, verdict: Reply | Pending) -> None:
-        if isinstance(verdict, Reply):
-            self._answer(verdict)
-            if verdict.permanent:
-                self.unknown += 1
-            elif verdict.code == 421:
-                self._close("harvest_defence")
-            return
-        if self.broken is not None:
-            self._answer(self.broken)
-            return
-        self._relayed = True
-        self._outbox.keep_place()
-        self._driver.relay_recipient(argument)
-
-    def _too_many(self) -> bool:
-        """Unknown recipients of the session, or recipients of the transaction:
-        what is beyond is 452, what was taken stays (RFC 5321 §4.5.3.1.10)."""
-        limits = self._limits
-        if 0 < limits.unknown_recipients <= self.unknown:
-            self._used_up(replies.TOO_MANY_UNKNOWN, "unknown_per_session")
-            return True
-        self._recipients += 1
-        if not 0 < limits.recipients < self._recipients:
-            return False
-        if self._recipients == limits.recipients + 1:
-            self._driver.limit_reached("recipients")
-        self._answer(replies.TOO_MANY_RECIPIENTS)
-        return True
-
-    def _data(self, argument: bytes) -> None:
-        if self.mail_argument is None:
-            self._error(replies.MAIL_FIRST)
-        elif not self.accepted:
-            # Behind refused recipients it is no error (RFC 2920 §3.1).
-            (self._answer if self._recipients else self._error)(replies.RCPT_FIRST)
-        elif self.broken is not None:
-            self._answer(self.broken)
-            self._forget_transaction()
-        else:
-            self.state = State.ASKING
-            self._driver.relay_data()
-
-    def _rset(self, argument: bytes) -> None:
-        self._reset()
-        self._answer(replies.FLUSHED)
-
-    def _quit(self, argument: bytes) -> None:
-        self._answer(self._banner.quit)
-        self._close("quit")
-
-    def _unimplemented(self, argument: bytes) -> None:
-        self._error(replies.UNIMPLEMENTED)
-
-    def _bdat(self, argument: bytes) -> None:
-        """RFC 3030, which EHLO does not offer.  Where a message could be meant,
-        it follows at once, and its lines must not be taken for commands."""
-        self._answer(replies.UNIMPLEMENTED)
-        if self._named:
-            self._reset()
-            self._close("BDAT")
-
     # Transactions.
 
     def _reset(self) -> None:
-        """Give up the transaction (RFC 5321 §4.1.1.5)."""
-        if self._relayed:
+        """Give up the transaction, if there is one (RFC 5321 §4.1.1.5)."""
+        transaction = self.transaction
+        if transaction.relayed:
             self._driver.relay_abort()
-        self._forget_transaction()
+        if transaction.mail is not None:
+            self.transaction = Transaction()
 
-    def _forget_transaction(self) -> None:
-        self.mail_argument = None
-        self.sender = b""
-        self.accepted = 0
-        self.refusal = None
-        self._recipients = 0
-        self._stream = None
-        self._relayed = False
-        self._named = False
-        self.broken = None
+    def _transaction_over(self, reply: Reply) -> None:
+        """It ends with ``reply``."""
+        self._outbox.say(reply)
+        self.transaction = Transaction()
+        self.state = State.COMMAND
 
     # Output.
 
@@ -449,13 +306,13 @@ class Dialogue:
         self._errors_left -= 1
         if self._errors_left == -1:
             return self._used_up(replies.TOO_MANY_ERRORS, "errors_per_session")
-        self._answer(reply)
+        self._outbox.say(reply)
         return True
 
     def _used_up(self, reply: Reply, limit: str) -> bool:
         """Say ``reply`` (421) and close: nothing more is to come."""
         self._driver.limit_reached(limit)
-        self._answer(reply)
+        self._outbox.say(reply)
         self._close(limit)
         return False
 
@@ -470,28 +327,3 @@ class Dialogue:
         self._why = why
         self.state = State.CLOSED
         self._buffer = b""
-
-
-_Verb = Callable[[Dialogue, bytes], None]
-
-
-def _says(reply: Reply) -> _Verb:
-    """A verb that is always answered so."""
-    return lambda dialogue, argument: dialogue._answer(reply)
-
-
-_VERBS: dict[bytes, _Verb] = {
-    b"helo": Dialogue._helo,
-    b"ehlo": Dialogue._ehlo,
-    b"mail": Dialogue._mail,
-    b"rcpt": Dialogue._rcpt,
-    b"data": Dialogue._data,
-    b"starttls": starttls.command,
-    b"rset": Dialogue._rset,
-    b"noop": _says(replies.OK),
-    b"help": _says(replies.HELP),
-    b"vrfy": _says(replies.VRFY),
-    b"quit": Dialogue._quit,
-    b"bdat": Dialogue._bdat,
-    b"auth": auth.command,
-}

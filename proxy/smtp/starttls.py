@@ -19,10 +19,10 @@ def command(dialogue: Dialogue, argument: bytes) -> None:
     """The verb."""
     refusal = dialogue._banner.starttls_refusal(dialogue.tls, argument)
     if refusal is not None:
-        dialogue._answer(refusal)
+        dialogue._outbox.say(refusal)
         return
     dialogue._reset()
-    dialogue._answer(replies.TLS_READY)
+    dialogue._outbox.say(replies.TLS_READY)
     dialogue._driver.send(dialogue._outbox.take())
     # What came behind it was not encrypted, and anybody may have put it
     # there (RFC 3207 §6, CVE-2011-0411): it is never read.

@@ -101,9 +101,9 @@ async def feed(front: Front, client: RawClient, data: bytes) -> None:
     """Send, and wait until the dialogue has it."""
     (session,) = front.door.sessions
     dialogue = session._dialogue
-    size = dialogue.message_size + len(data.rstrip(b"\r\n"))
+    size = dialogue.transaction.message_size + len(data.rstrip(b"\r\n"))
     await client.send(data)
-    await front.until(lambda: dialogue.message_size >= size)
+    await front.until(lambda: dialogue.transaction.message_size >= size)
 
 
 async def test_a_slow_message_that_keeps_its_pace_is_taken() -> None:

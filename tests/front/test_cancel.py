@@ -14,6 +14,7 @@ import pytest
 from proxy.backend.channel import Channel
 from proxy.backend.pool import BackendSettings
 from proxy.front.door import DoorSettings
+from proxy.front.verdicts import served
 from proxy.observe.events import MessageEnded
 from proxy.smtp.driver import Pending
 from tests.support.backend import CLOSE, RESET, SILENT, Behaviour, FakeQmail
@@ -169,7 +170,7 @@ async def test_a_client_that_could_not_be_told_in_time() -> None:
             await client.reply()
             await client.command(b"MAIL FROM:<a@b.test>")
             (session,) = front.door.sessions
-            assert session._served(b"a@example.test")
+            assert served(session, b"a@example.test")
             session.relay_recipient(b"TO:<a@example.test>")
             conversation = session._conversation
             assert conversation is not None

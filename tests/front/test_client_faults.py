@@ -240,9 +240,10 @@ async def test_it_sends_a_message_in_drops() -> None:
         await client.reply()
         await client.deliver(b"a@b.test", [b"a@example.test"], b"", dot=False)
         (session,) = front.door.sessions
+        message = session._dialogue.transaction
         for number in range(1, 31):
             await client.send(b"x")
-            await front.until(lambda n=number: session._dialogue.message_size == n)  # type: ignore[misc]
+            await front.until(lambda n=number: message.message_size == n)  # type: ignore[misc]
             front.pass_time(30)
             if not front.door.sessions:
                 break

@@ -12,6 +12,7 @@ import pytest
 from proxy.front.door import DoorSettings
 from proxy.front.proxied import HEADER_SECONDS, LOG_SECONDS
 from proxy.front.proxy_protocol import SIGNATURE_2, V2_MAX
+from proxy.front.told import client_of
 from proxy.front.trusted import Trusted
 from proxy.observe.events import (
     Connected,
@@ -275,7 +276,7 @@ async def test_the_address_counts_for_everything() -> None:
         await client.reply()
         await client.command(b"EHLO me.test")
         (session,) = front.door.sessions
-        assert session._who()[:4] == ("192.0.2.7", 4711, "198.51.100.1", 25)
+        assert client_of(session)[:4] == ("192.0.2.7", 4711, "198.51.100.1", 25)
         got = await client.deliver(b"a@b.test", [b"c@example.test"], b"x\r\n")
         assert got == [250, 250, 354, 250]
         await client.command(b"QUIT")

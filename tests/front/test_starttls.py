@@ -12,6 +12,7 @@ import pytest
 from proxy.front.door import DoorSettings
 from proxy.front.tls import ServerTls
 from proxy.front.tls_session import TlsSession
+from proxy.front.told import client_of
 from proxy.observe.events import (
     Disconnected,
     MessageEnded,
@@ -60,7 +61,7 @@ async def test_a_message_through_starttls(version: ssl.TLSVersion) -> None:
             assert b"STARTTLS" in await extensions(client)
             await client.encrypt(client_context(version))
             (session,) = front.door.sessions
-            who = session._who()
+            who = client_of(session)
             assert (who.address, who.local_port) == ("127.0.0.1", front.port)
             assert b"STARTTLS" not in await extensions(client)
             said = await client.deliver(b"a@b.test", [b"x@example.test"], MESSAGE)

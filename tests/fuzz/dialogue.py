@@ -87,7 +87,7 @@ class _World:
 
     def relay_recipient(self, argument: bytes) -> None:
         assert CONTROL.search(argument) is None
-        mail = self.dialogue.mail_argument
+        mail = self.dialogue.transaction.mail
         assert mail is not None
         assert CONTROL.search(mail) is None
         assert CONTROL.search(self.dialogue.helo) is None
@@ -98,7 +98,7 @@ class _World:
     def relay_data(self) -> None:
         assert self.engaged
         assert not self.owed
-        assert self.dialogue.accepted
+        assert self.dialogue.transaction.accepted
         self.owed.append("data")
 
     def relay_body(self, piece: bytes) -> None:

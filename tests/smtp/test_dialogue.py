@@ -158,7 +158,7 @@ def test_a_second_mail_starts_anew() -> None:
     driver.feed(MAIL + RCPT + b"MAIL FROM:<second@b.test>\r\n")
     assert driver.aborts == 1
     assert codes(driver.feed(b"DATA\r\n")) == [503]
-    assert driver.dialogue.sender == b"second@b.test"
+    assert driver.dialogue.transaction.sender == b"second@b.test"
 
 
 class TestTheEndOfAMessage:

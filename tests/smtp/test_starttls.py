@@ -30,7 +30,7 @@ def test_it_waits_for_the_handshake() -> None:
     assert not dialogue.in_transaction
     assert not dialogue.waiting
     assert not dialogue.idle
-    assert (dialogue.mail_argument, dialogue.accepted) == (None, 0)
+    assert (dialogue.transaction.mail, dialogue.transaction.accepted) == (None, 0)
     # What the loop hands in now has come through the handshake.
     assert driver.feed(AFTER) == b""
     assert dialogue.held == len(AFTER)

@@ -85,7 +85,7 @@ class MemoryDriver:
         return verdict
 
     def relay_recipient(self, argument: bytes) -> None:
-        self.mails.append(self.dialogue.mail_argument)
+        self.mails.append(self.dialogue.transaction.mail)
         self.relayed.append(argument)
         self._owe("rcpt")
 

@@ -1,0 +1,54 @@
+"""What the backend, and who reads the mail, are told of a session's client.
+
+Knows: what a session has learnt of its client.  Knows not: in which form a
+backend hears it (:mod:`proxy.backend`), nor what a Received line looks like
+(:mod:`proxy.smtp.received`).  Called when a backend is needed, by the session
+and its parts.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from proxy.backend.client import Client
+from proxy.smtp.received import protocol_name, received_line
+
+if TYPE_CHECKING:
+    from proxy.front.session import Session
+
+
+def client_of(session: Session) -> Client:
+    """Both ends of the connection, and what is said of the client."""
+    client = session._ends or _socket_ends(session._socket)
+    variables = session._variables
+    if session._relayclient is not None:
+        variables = (*variables, (b"RELAYCLIENT", session._relayclient))
+    return client._replace(variables=variables, extended=session._dialogue.extended)
+
+
+def _socket_ends(transport: Any) -> Client:
+    ends: list[Any] = []
+    for name in ("peername", "sockname"):
+        end = transport.get_extra_info(name)
+        ends += end[:2] if isinstance(end, tuple) else ("", 0)
+    return Client(*ends)
+
+
+def received_of(session: Session) -> bytes:
+    """The Received line of a message that begins now."""
+    dialogue = session._dialogue
+    return received_line(
+        helo=dialogue.helo,
+        client=session._client,
+        hostname=session._door.hostname,
+        protocol=protocol_name(
+            extended=dialogue.extended,
+            tls=bool(session._tls),
+            authenticated=session._authenticated,
+        ),
+        tls=session._tls,
+        user=session._user,
+        session=session._id,
+        when=datetime.now(UTC),
+    )
