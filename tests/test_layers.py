@@ -41,7 +41,7 @@ LIBRARIES = {
     "pydantic": {"config", "rules"},
     "pydantic_core": {"config", "rules"},
     "pydantic_settings": {"config"},
-    "typer": {"cli"},
+    "typer": {"cli", "manpages"},
     "click": {"cli"},
     "rich": {"explain", "check", "cli", "terminal"},
     "uvloop": {"service"},
