@@ -33,7 +33,7 @@ from proxy.rules.verdict import OnRuleError
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
-    from proxy.backend.pool import BackendSettings
+    from proxy.backend.settings import BackendSettings
     from proxy.front.admission import Admit
     from proxy.front.door import DoorSettings
 
@@ -251,7 +251,7 @@ def backend_settings(
 ) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
-    from proxy.backend.pool import BackendSettings
+    from proxy.backend.settings import BackendSettings
     from proxy.certificates import backend_context
 
     tcp = backend.tcp

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 # The only places for these libraries; "smtp" and "qmail" know none at all.
 LIBRARIES = {
     "aiosmtpd": {"front.session"},
-    "aiosmtplib": {"backend.channel", "backend.pool"},
+    "aiosmtplib": {"backend.channel", "backend.connect"},
     "aiohttp": {"observe.status"},
     "prometheus_client": {"observe.metrics"},
     "pydantic": {"config"},

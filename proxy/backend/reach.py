@@ -28,7 +28,7 @@ _BIND_ADDRESS_NO_PORT = 24
 
 
 class Way(Protocol):
-    """What is asked of :class:`~proxy.backend.pool.BackendSettings` here."""
+    """What is asked of :class:`~proxy.backend.settings.BackendSettings` here."""
 
     @property
     def host(self) -> str:

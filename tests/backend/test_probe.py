@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.backend.pool import Backend, BackendSettings
+from proxy.backend.pool import Backend
 from proxy.backend.probe import Answer, Relaying, RelayProbe
+from proxy.backend.settings import BackendSettings
 from tests.support.backend import CLOSE, RESET, SILENT, Behaviour, FakeQmail
 from tests.support.front import descriptors
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.observe.events import (
     BackendFailed,

@@ -12,7 +12,7 @@ import contextlib
 import pytest
 
 from proxy.backend.channel import Channel
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.front.verdicts import served
 from proxy.observe.events import MessageEnded

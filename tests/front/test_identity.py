@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from tests.support.front import Front, running
 from tests.support.smtp_client import RawClient
 
