@@ -54,6 +54,8 @@ class Channel(asyncio.Protocol):
         "lost_why",
         "offered",
         "owner",
+        "private",
+        "reset_first",
         "step",
         "used",
     )
@@ -75,6 +77,8 @@ class Channel(asyncio.Protocol):
         self.lost_why = ""
         self.offered: frozenset[bytes] = frozenset()
         self.owner: ChannelOwner | None = None
+        self.private = False  # it has seen AUTH: for nobody else
+        self.reset_first = False  # RSET is due before the next MAIL
         self.step = "greeting"
         self.used = 0
         transport.set_protocol(self)
@@ -107,6 +111,7 @@ class Channel(asyncio.Protocol):
         """Send a line of an AUTH exchange: it is kept nowhere and never told.
         Nothing else may be outstanding."""
         self.step = "AUTH"
+        self.private = True
         self._waiting.append(on_reply)
         self.write(line + b"\r\n")
 

@@ -161,7 +161,7 @@ class Backend:
         channel.used += 1
         young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
         good = channel.usable and young and not self._retired
-        good = good and not self.settings.per_client
+        good = good and not (channel.private or self.settings.per_client)
         if good and len(self._idle) < self.settings.kept:
             # While it is idle, the time of its release.
             channel.deadline = self.now()
