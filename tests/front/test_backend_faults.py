@@ -267,7 +267,7 @@ async def test_a_backend_that_stops_reading() -> None:
             (session,) = front.door.sessions
             await front.until(lambda: session._blocked)
             assert session._conversation is not None
-            channel = session._conversation._channel
+            channel = session._conversation._link.channel
             assert channel is not None
             assert channel._transport.get_write_buffer_size() < 1 << 20
             assert not sending.done()

@@ -174,7 +174,7 @@ async def test_a_client_that_could_not_be_told_in_time() -> None:
             session.relay_recipient(b"TO:<a@example.test>")
             conversation = session._conversation
             assert conversation is not None
-            conversation._opening = None  # nobody will cancel it
+            conversation._link._opening = None  # nobody will cancel it
         await front.settled()
         await nothing_left(front)
         assert len(front.backend._idle) == 1
