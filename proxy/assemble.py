@@ -230,14 +230,16 @@ def backend_problem(config: Config, before: Config | None = None) -> str:
     return ""
 
 
-def places(config: Config) -> list[Place]:
-    """Every backend, with the domains that it serves; raises
-    :class:`~proxy.certificates.TlsError`."""
+def places(config: Config, worker: int = 0) -> list[Place]:
+    """Every backend, with the domains that it serves, for the worker of that
+    number; raises :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.choice import Place
 
     return [
         Place(
-            backend_settings(backend, learn_auth=config.auth.offer != "never"),
+            backend_settings(backend, learn_auth=config.auth.offer != "never").part(
+                worker, config.listen.workers
+            ),
             frozenset(map(_bytes, backend.domains)),
             backend.weight,
             backend.backup,

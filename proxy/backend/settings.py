@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,19 @@ class BackendSettings:
     def per_client(self) -> bool:
         """Whether a connection is one client's, and nobody else's after it."""
         return self.reaches or self.identify == "xclient"
+
+    def part(self, worker: int, workers: int) -> BackendSettings:
+        """What ``worker`` has of the bounds that are for all ``workers``
+        together: all parts are the whole, but each is one at least."""
+
+        def part(whole: int) -> int:
+            return max(whole // workers + (worker < whole % workers), 1)
+
+        return replace(
+            self,
+            connections=part(self.connections) if self.connections else 0,
+            command_concurrency=part(self.command_concurrency),
+        )
 
     def __str__(self) -> str:
         if self.command:
