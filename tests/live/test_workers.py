@@ -221,7 +221,8 @@ async def test_the_backend_has_no_more_connections_than_it_may(
     tmp_path: Path, several: Settings, fake: FakeQmail
 ) -> None:
     """``backend.connections`` is for all of them together."""
-    several |= {
+    several = {
+        **several,
         "backend.connections": 3,
         "backend.connection_wait": 0,
         "relay.interlock_interval": 0,
