@@ -18,15 +18,17 @@ from proxy.backend.client import Client
 from proxy.backend.program import CannotStart
 from proxy.backend.reach import Reach, Reached
 from proxy.backend.settings import BackendSettings
+from proxy.smtp.reply import Reply
 
 
 class NotConnected(Exception):
     """No connection came of it; the text says why.  ``there``: the backend is
-    there, and its greeting was about this one client."""
+    there, and its greeting was about this one client; ``refusal``: for good."""
 
-    def __init__(self, why: str, *, there: bool) -> None:
+    def __init__(self, why: str, *, there: bool, refusal: Reply | None = None) -> None:
         super().__init__(why)
         self.there = there
+        self.refusal = refusal
 
 
 async def connect(
@@ -55,6 +57,7 @@ async def connect(
         raise NotConnected(
             f"connect: {error or type(error).__name__}",
             there=reached is not None and not (late or _about_tls(error)),
+            refusal=_refusal(error) if reached and reached.known else None,
         ) from error
     except asyncio.CancelledError:
         _give_up(reached)
@@ -88,6 +91,15 @@ def _unconnected(
 
 
 _TROUBLE = (aiosmtplib.SMTPException, CannotStart, OSError, ValueError)
+
+
+def _refusal(error: BaseException) -> Reply | None:
+    """A 5yz in place of the greeting (RFC 5321 §3.1), which to a backend that
+    sees the client means the client.  (To others it means us.)"""
+    if not isinstance(error, aiosmtplib.SMTPConnectResponseError):
+        return None
+    lines = error.message.encode("utf-8", "replace").split(b"\n")
+    return Reply(error.code, *lines) if 500 <= error.code < 600 else None
 
 
 def _about_tls(error: BaseException) -> bool:

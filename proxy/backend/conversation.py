@@ -208,7 +208,10 @@ class Conversation:
             self._link.expect(float("inf"))
 
     def link_trouble(self, answer: Reply, step: str, why: str) -> None:
-        self._lost(answer, step, why)
+        if answer.permanent:  # the client itself is refused
+            self._fail(answer, step, why)
+        else:
+            self._lost(answer, step, why)
 
     def link_failed(self, answer: Reply, step: str, why: str) -> None:
         self._fail(answer, step, why)

@@ -20,6 +20,11 @@ OnTrouble = Callable[[Reply, str, str], None]
 """Gets what a client is to be told, the step, and why."""
 
 
+# In place of the greeting of a client that is known (RFC 5321 §3.1, RFC 7504).
+# 501, 503 and 550 after XCLIENT mean us (XCLIENT_README).
+_NOT_YOU = (521, 554)
+
+
 def is_refusal(reply: Reply) -> bool:
     """421 is no answer to a command: the backend is about to leave."""
     return 400 <= reply.code < 600 and reply.code != 421
@@ -106,6 +111,8 @@ class Greeting:
         """It begins anew: with a greeting, and then EHLO."""
         if reply.code == 220:
             self._ask(b"EHLO " + self._helo, self._ehlo)
+        elif reply.code in _NOT_YOU:
+            self._on_trouble(reply, "XCLIENT", f"the backend said: {reply.text}")
         else:
             self._confused("XCLIENT", reply)
 

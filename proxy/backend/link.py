@@ -187,10 +187,15 @@ class Link:
         self._opening = None
         self._greet(channel)
 
-    def _open_failed(self, backend: Backend, step: str, why: str) -> None:
+    def _open_failed(
+        self, backend: Backend, step: str, why: str, refusal: Reply | None
+    ) -> None:
         if not self._awaited(backend):
             return
         self._opening = None
+        if refusal is not None:  # another one is not asked to judge anew
+            self._owner.link_failed(refusal, step, why)
+            return
         if step == "connections":  # enough was waited
             self._others = [other for other in self._others if not other.full]
         if self._others and self._owner.waiting:

@@ -26,9 +26,9 @@ _USES_MAX = 1000
 _AGE_MAX = 600.0
 
 OnChannel = Callable[[Channel], None]
-OnFailure = Callable[[str, str], None]
-"""Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried)
-and why."""
+OnFailure = Callable[[str, str, Reply | None], None]
+"""Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried),
+why, and the backend's refusal if it was the client who was refused for good."""
 
 
 def say_nothing(level: str, text: str) -> None:
@@ -175,7 +175,7 @@ class Backend:
         may be tried; called about once a second where there are several."""
         resting = self._breaker.open and not self._breaker.due(self.now())
         if self.up is False and not resting and not self._opening:
-            self.open(None, self.finish, lambda step, why: None)
+            self.open(None, self.finish, lambda *_: None)
 
     def finish(self, channel: Channel) -> None:
         """End a connection that is not to be used again, politely if it can be."""
@@ -260,7 +260,7 @@ class Backend:
                 raise
             if waiting.granted.cancelled() or not patience:
                 waiting.granted.cancel()
-                on_failure("connections", f"all {limit} connections are in use")
+                on_failure("connections", f"all {limit} connections are in use", None)
                 return
             channel = waiting.granted.result()
             if channel is not None:
@@ -306,7 +306,7 @@ class Backend:
         breaker, settings = self._breaker, self.settings
         attempt = breaker.admit(self.now())
         if attempt is Attempt.FORBIDDEN:
-            on_failure("breaker", f"not tried again yet: {self.trouble}")
+            on_failure("breaker", f"not tried again yet: {self.trouble}", None)
             return
         try:
             channel = await connect(
@@ -314,7 +314,7 @@ class Backend:
             )
         except NoPlace as error:
             breaker.abandoned(attempt)  # the backend is there: too many of us
-            on_failure("connections", str(error))
+            on_failure("connections", str(error), None)
         except NotConnected as error:
             if error.there:
                 breaker.succeeded()
@@ -322,7 +322,7 @@ class Backend:
                 breaker.failed(attempt, self.now())
                 self.up = False
                 self.trouble = str(error)
-            on_failure("connect", str(error))
+            on_failure("connect", str(error), error.refusal)
         except asyncio.CancelledError:
             breaker.abandoned(attempt)
             raise

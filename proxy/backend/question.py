@@ -80,7 +80,7 @@ class Question:
 
     # Inside.
 
-    def _not_opened(self, step: str, why: str) -> None:
+    def _not_opened(self, step: str, why: str, refusal: Reply | None) -> None:
         self._opening = None
         self._fail(why)
 

@@ -143,7 +143,7 @@ async def test_an_attempt_is_cancelled_at_every_await() -> None:
     async with running(fake=FakeQmail({"connect": gate})) as front:
         given: list[Channel] = []
 
-        def failed(step: str, why: str) -> None:
+        def failed(step: str, why: str, refusal: object) -> None:
             raise AssertionError(why)
 
         for turns in range(60):
@@ -186,7 +186,7 @@ async def test_closing_ends_attempts_at_every_await() -> None:
     async with running(fake=FakeQmail({"greeting": SILENT}), backend=patient) as front:
         given: list[Channel] = []
         for turns in range(30):
-            front.backend.open(None, given.append, lambda step, why: None)
+            front.backend.open(None, given.append, lambda *_: None)
             for _ in range(turns):
                 await asyncio.sleep(0)
             await front.backend.close()
