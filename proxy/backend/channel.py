@@ -121,7 +121,14 @@ class Channel(asyncio.Protocol):
             self._transport.write(data)
 
     def end_message(self, data: bytes, on_reply: OnReply) -> None:
-        """The last bytes of a message and the final dot."""
+        """The last bytes of a message and the final dot.
+
+        It is not sent where a reply has begun already: that cannot be the answer,
+        and its end would be taken for it.
+        """
+        if not self._reader.empty:
+            self.drop("message: a reply has begun that nobody asked for")
+            return
         self.step = "final dot"
         self._waiting.append(on_reply)
         self.write(data + b".\r\n")
