@@ -94,12 +94,15 @@ _TROUBLE = (aiosmtplib.SMTPException, CannotStart, OSError, ValueError)
 
 
 def _refusal(error: BaseException) -> Reply | None:
-    """A 5yz in place of the greeting (RFC 5321 §3.1), which to a backend that
-    sees the client means the client.  (To others it means us.)"""
+    """A refusal in place of the greeting, which from a backend that sees the
+    client means the client.  (From others it means us.)  554 (RFC 5321 §3.1) and
+    521 (RFC 7504) are made for it; its like (55z, "mail system") are in use."""
     if not isinstance(error, aiosmtplib.SMTPConnectResponseError):
         return None
+    if error.code != 521 and not 550 <= error.code <= 559:
+        return None
     lines = error.message.encode("utf-8", "replace").split(b"\n")
-    return Reply(error.code, *lines) if 500 <= error.code < 600 else None
+    return Reply(error.code, *lines)
 
 
 def _about_tls(error: BaseException) -> bool:
