@@ -36,7 +36,7 @@ from proxy.rules.verdict import OnRuleError, Rule
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
-    from proxy.backend.pool import BackendSettings
+    from proxy.backend.settings import BackendSettings
     from proxy.front.admission import Admit
     from proxy.front.door import DoorSettings
 
@@ -191,6 +191,7 @@ def admit(config: Config, tell: Callable[[str], None]) -> Admit | None:
         return None
     rules = tcprules(config)
     told = ""
+    programs_only = _programs_only(config)
 
     def ask(client: str) -> Admission:
         nonlocal told
@@ -202,7 +203,9 @@ def admit(config: Config, tell: Callable[[str], None]) -> Admit | None:
                 tell(f"listen.tcprules: every client is told 421: {error}")
             return Admission(UNREADABLE)
         told = ""
-        return Admission(DENIED if ruling.denied else "", ruling.variables)
+        variables = ruling.variables
+        databytes = smtpd.databytes_set(variables) if programs_only else None
+        return Admission(DENIED if ruling.denied else "", variables, databytes)
 
     return ask
 
@@ -212,6 +215,11 @@ def tcprules(config: Config) -> TcpRules:
     assert config.listen.tcprules is not None
     view = DirectoryView(os.fsencode(config.qmail.root))
     return TcpRules(view, _bytes(config.listen.tcprules))
+
+
+def _programs_only(config: Config) -> bool:
+    """Whether every backend hears of our variables."""
+    return all(backend.command is not None for backend in config.backend)
 
 
 def needs(config: Config) -> Needs:
@@ -248,14 +256,16 @@ def backend_problem(config: Config, before: Config | None = None) -> str:
     return ""
 
 
-def places(config: Config) -> list[Place]:
-    """Every backend, with the domains that it serves; raises
-    :class:`~proxy.certificates.TlsError`."""
+def places(config: Config, worker: int = 0) -> list[Place]:
+    """Every backend, with the domains that it serves, for the worker of that
+    number; raises :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.choice import Place
 
     return [
         Place(
-            backend_settings(backend, learn_auth=config.auth.offer != "never"),
+            backend_settings(backend, learn_auth=config.auth.offer != "never").part(
+                worker, config.listen.workers
+            ),
             frozenset(map(_bytes, backend.domains)),
             backend.weight,
             backend.backup,
@@ -269,7 +279,7 @@ def backend_settings(
 ) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
-    from proxy.backend.pool import BackendSettings
+    from proxy.backend.settings import BackendSettings
     from proxy.certificates import backend_context
 
     tcp = backend.tcp
@@ -304,12 +314,14 @@ def door_settings(
     """Bounds of the client's side."""
     from proxy.front.door import DoorSettings
     from proxy.front.harvest import HarvestSettings
-    from proxy.smtp.driver import Limits
+    from proxy.smtp.driver import Limits, declared_size
 
     limits = config.limits
-    # qmail counts a line end as one byte, the client sends two: what is surely
-    # too long for qmail is twice its limit; the rest is qmail's to refuse.
-    databytes = _control(host, smtpd.databytes, 0)
+    databytes = None
+    if _programs_only(config):
+        databytes = smtpd.databytes_set(os.environb.items())
+    if databytes is None:
+        databytes = _control(host, smtpd.databytes, 0)
     harvest = HarvestSettings(
         delay_after=limits.harvest_delay_after,
         refuse_after=limits.harvest_refuse_after,
@@ -336,7 +348,7 @@ def door_settings(
             recipients=limits.recipients,
             unknown_recipients=limits.unknown_per_session,
             message_size=limits.message_size,
-            declared_size=limits.message_size or 2 * databytes,
+            declared_size=limits.message_size or declared_size(databytes),
             auth_failures=limits.auth_failures,
             auth_needs_tls=config.auth.offer != "always",
         ),

@@ -137,6 +137,14 @@ def _backends(config: Config, settings: Settings) -> Iterator[Finding]:
         what = f"serves {shown(domains)[1:-1]}, {share}"
         key: KeyPath = ("backend", number, "command" if backend.command else "address")
         yield settings.finding(NOTE, key, what, "see that this is meant")
+    served = {domain for backend in config.backend for domain in backend.domains}
+    if served and config.auth.offer != "never":
+        what = (
+            "clients that authenticate do so at the backends without domains, which"
+            " have all their mail"
+        )
+        remedy = "see that those know the users, and relay for them"
+        yield settings.finding(WARNING, ("auth", "offer"), what, remedy)
 
 
 def _socket_trouble(path: str | None) -> tuple[str, str]:

@@ -95,6 +95,7 @@ class Service:
         self._limited = Limiter(log)
         self._reload = reload
         self._share = share
+        self._worker = share.worker if share else 0
         self._tell = share.tell if share else _tell_nobody
         self.metrics = Metrics(__version__)
         self.recent = Recent()
@@ -128,7 +129,7 @@ class Service:
         observer = _all(observers)
         tls = self._share.tls if self._share else server_tls(config)
         self._sockets = self._own_sockets()
-        places = assemble.places(config)
+        places = assemble.places(config, self._worker)
         self.backends = Backends(places, hostname, say=self.log.notice)
         self.watch = watch = Watch(self.backends, self.log.notice)
         watch.learn(self.log.notice if self._first else None)
@@ -247,7 +248,7 @@ class Service:
             if problem := problem or assemble.backend_problem(config, self.config):
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
-            behind = assemble.places(config)
+            behind = assemble.places(config, self._worker)
             engine = self._engines.make(config, host)
         except (ConfigError, StartError, TlsError) as error:
             self.metrics.reloaded(ok=False)

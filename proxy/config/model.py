@@ -223,9 +223,9 @@ class Backend(Ways, Section):
     )
     connections: Whole = Field(
         default=0,
-        description="Connections to it at a time, idle ones included, for each of"
-        " listen.workers. Less than tcpserver's -c, which leaves what is beyond"
-        " waiting without a word. 0: no limit.",
+        description="Connections to it at a time, idle ones included. Less than"
+        " tcpserver's -c, which leaves what is beyond waiting without a word. Each of"
+        " listen.workers has its part, one at least. 0: no limit.",
     )
     connection_wait: Seconds = Field(
         default=5.0,

@@ -72,6 +72,11 @@ class Dialogue:
 
     # What the driver calls.
 
+    def bound(self, banner: Banner, limits: Limits) -> None:
+        """Other words and bounds than at first, before :meth:`start`."""
+        self._banner = banner
+        self._limits = limits
+
     def start(self) -> None:
         """Greet."""
         self._driver.send(self._banner.greeting.wire)

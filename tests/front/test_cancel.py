@@ -12,7 +12,7 @@ import contextlib
 import pytest
 
 from proxy.backend.channel import Channel
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.front.verdicts import served
 from proxy.observe.events import MessageEnded
@@ -159,7 +159,7 @@ async def test_an_attempt_is_cancelled_at_every_await() -> None:
     async with running(fake=FakeQmail({"connect": gate})) as front:
         given: list[Channel] = []
 
-        def failed(step: str, why: str) -> None:
+        def failed(step: str, why: str, refusal: object) -> None:
             raise AssertionError(why)
 
         for turns in range(60):
@@ -190,7 +190,7 @@ async def test_a_client_that_could_not_be_told_in_time() -> None:
             session.relay_recipient(b"TO:<a@example.test>")
             conversation = session._conversation
             assert conversation is not None
-            conversation._opening = None  # nobody will cancel it
+            conversation._link._opening = None  # nobody will cancel it
         await front.settled()
         await nothing_left(front)
         assert len(front.backend._idle) == 1
@@ -202,7 +202,7 @@ async def test_closing_ends_attempts_at_every_await() -> None:
     async with running(fake=FakeQmail({"greeting": SILENT}), backend=patient) as front:
         given: list[Channel] = []
         for turns in range(30):
-            front.backend.open(None, given.append, lambda step, why: None)
+            front.backend.open(None, given.append, lambda *_: None)
             for _ in range(turns):
                 await asyncio.sleep(0)
             await front.backend.close()
