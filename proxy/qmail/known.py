@@ -6,7 +6,12 @@ Knows: which name is whose.  Knows not: the shell, and qmail's own small program
 
 from __future__ import annotations
 
+from proxy.qmail.dotforward import dot_forward
 from proxy.qmail.effect import Program
+from proxy.qmail.fastforward import fastforward
 
 # By the last part of the name: they are installed in many places.
-PROGRAMS: dict[bytes, Program] = {}
+PROGRAMS: dict[bytes, Program] = {
+    b"fastforward": fastforward,
+    b"dot-forward": dot_forward,
+}

@@ -291,7 +291,14 @@ class _LocalDelivery:
         command, line = instruction.argument, instruction.line
         effect = program.effect(
             command,
-            Run(self.host, self.walker, home, self._environment(file), self.trail),
+            Run(
+                self.host,
+                self.walker,
+                home,
+                self._environment(file),
+                self.trail,
+                program.effect,
+            ),
         )
         if effect is None:
             self.trail.add(
@@ -307,11 +314,13 @@ class _LocalDelivery:
         if not effect.succeeds:
             reason = effect.reason or "a program line defers the mail"
             raise self._sure(_defer(reason))
-        if effect.forwards:
-            self.trail.add(path, "it forwards to {}", b" ".join(effect.forwards))
-        else:
+        copies = list(effect.copies())
+        if copies:
+            addresses = b" ".join(address for address, _ in copies)
+            self.trail.add(path, "it forwards to {}", addresses)
+        elif not effect.passes:
             self.kept = True  # the program has taken it, whatever it did with it
-        self.forwards.extend((address, effect.sender) for address in effect.forwards)
+        self.forwards += copies
         return not effect.stops
 
     def _environment(self, file: DotQmail | None) -> dict[bytes, bytes]:

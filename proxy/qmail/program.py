@@ -19,6 +19,7 @@ _QMAIL_BIN = b"bin/"
 
 # A program may be the argument of another, and so on.
 _WORDS_MAX = 200
+_DEPTH_MAX = 5
 
 
 def effect(command: bytes, run: Run) -> Effect | None:
@@ -27,6 +28,9 @@ def effect(command: bytes, run: Run) -> Effect | None:
     Raises :class:`~proxy.qmail.errors.CannotTell` where the program reads what
     the front door may not.
     """
+    if run.depth > _DEPTH_MAX:
+        return None
+    run = run._replace(depth=run.depth + 1)
     words = split_words(command, run.environment)
     if not words or len(words) > _WORDS_MAX:
         return None
@@ -89,7 +93,7 @@ def _bouncesaying(arguments: list[bytes], run: Run) -> Effect | None:
     if len(arguments) < 2:
         return Effect(100)
     inner = _run(arguments[1:], run, shell=False)
-    if inner is None or inner.forwards:
+    if inner is None or any(inner.copies()):
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
@@ -98,7 +102,7 @@ def _except(arguments: list[bytes], run: Run) -> Effect | None:
     if not arguments:
         return Effect(100)
     inner = _run(arguments, run, shell=False)
-    if inner is None or inner.forwards:
+    if inner is None or any(inner.copies()):
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
@@ -108,7 +112,7 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     if len(arguments) < 2:
         return Effect(100)
     inner = _run(arguments[1:], run, shell=False)
-    if inner is None or inner.forwards:
+    if inner is None or any(inner.copies()):
         return None
     if inner.code == 0:
         return Effect(99, (arguments[0],))

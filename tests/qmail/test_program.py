@@ -19,7 +19,7 @@ from tests.support.fuzz import fuzz
 ENVIRONMENT = {b"EXT": b"foo", b"HOST": b"h.test", b"SENDER": b"", b"DEFAULT": b"a b"}
 HOST = QmailHost(DirectoryView(b"/"))
 WALKER = HOST.walker(SUPERUSER)
-RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT)
+RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
 
 
 @pytest.mark.parametrize(
