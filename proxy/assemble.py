@@ -59,6 +59,7 @@ def host_settings(config: Config) -> HostSettings:
         default_delivery=_bytes(qmail.default_delivery),
         local_ips=local_ips,
         break_char=_bytes(qmail.break_char),
+        ezmlm_unknown_words=qmail.ezmlm_unknown_words == "accept",
     )
 
 
@@ -74,7 +75,12 @@ def engine(
     # There is one type so far.
     percenthack = config.relay.allow_percenthack
     rules = [
-        QmailRule(host, guard_relay=guard, allow_percenthack=percenthack)
+        QmailRule(
+            host,
+            guard_relay=guard,
+            allow_percenthack=percenthack,
+            undecided=config.qmail.undecided,
+        )
         for _ in config.rules
     ]
     return Engine(rules, observe=config.mode == "observe", on_error=on_error)

@@ -6,6 +6,7 @@ Knows: which name is whose.  Knows not: the shell, and qmail's own small program
 
 from __future__ import annotations
 
+from proxy.qmail import ezmlm
 from proxy.qmail.dotforward import dot_forward
 from proxy.qmail.effect import Program
 from proxy.qmail.fastforward import fastforward
@@ -14,4 +15,5 @@ from proxy.qmail.fastforward import fastforward
 PROGRAMS: dict[bytes, Program] = {
     b"fastforward": fastforward,
     b"dot-forward": dot_forward,
+    **ezmlm.PROGRAMS,
 }

@@ -151,6 +151,7 @@ class _LocalDelivery:
         self.forwards: list[tuple[bytes, bytes | None]] = []
         self.kept = False
         self.undecided = False
+        self.decider = ""  # the first program that decides, for people
 
     def run(self) -> Delivery:
         controller = self.controller
@@ -304,6 +305,7 @@ class _LocalDelivery:
             self.trail.add(
                 path, "undecided: the program {} decides", command, line=line
             )
+            self.decider = self.decider or program.name_of(command)
             self.kept = self.undecided = True
             return True
         text = "the program {} exits {}"
@@ -344,8 +346,11 @@ class _LocalDelivery:
         and then the line that would fail is not even read."""
         if self.undecided:
             self.trail.add(b"qmail-local", "but the program may exit 99 and end it")
-            return _Stop(Delivery(Ending.SUCCESS, "undecided", True, True))
+            return _Stop(Delivery(Ending.SUCCESS, self._reason(), True, True))
         return stop
+
+    def _reason(self) -> str:
+        return f"undecided: the program {self.decider} decides"
 
     def _end(self, sender: bytes) -> Delivery:
         """``mailforward()``: one message to all forward lines, at the end."""
@@ -358,7 +363,7 @@ class _LocalDelivery:
                 raise self._sure(_fail("envelope address too long"))
         return Delivery(
             Ending.SUCCESS,
-            "delivered",
+            self._reason() if self.undecided else "delivered",
             self.kept,
             self.undecided,
             forwards,
