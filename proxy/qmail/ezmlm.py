@@ -60,16 +60,12 @@ def _refused(run: Run, *, anonymous: bool) -> Effect | None:
 
 
 def _posting(arguments: list[bytes], run: Run) -> Effect | None:
-    """ezmlm-send, ezmlm-store, ezmlm-gate: not from the null reverse-path; else
-    subscribers, moderators and headers decide."""
+    """ezmlm-reject, ezmlm-send, ezmlm-store, ezmlm-gate: not from the null
+    reverse-path; else subscribers, moderators and headers decide.
+
+    ezmlm-reject lets ``#@[]`` pass, to one of the others that does not.
+    """
     return _list(arguments, run) or _refused(run, anonymous=False)
-
-
-def _reject(arguments: list[bytes], run: Run) -> Effect | None:
-    """ezmlm-reject: as posting, but ``#@[]`` is left to ezmlm-send."""
-    if run.environment[b"SENDER"]:
-        return _list(arguments, run)
-    return _list(arguments, run) or Effect(100, reason=_BOUNCE)
 
 
 def _moderating(arguments: list[bytes], run: Run) -> Effect | None:
@@ -152,7 +148,11 @@ def _return(arguments: list[bytes], run: Run) -> Effect | None:
     action = run.environment.get(b"DEFAULT")
     if action is None:
         return Effect(100, reason="ezmlm-return: not at the end of an address")
-    if not action or action.startswith((b"probe-", b"warn-")):
+    if not action:
+        # ezmlm-manage's own answers come from LIST-return-, and their bounces go
+        # there, to be thrown away; what others have lost there is uncertain.
+        return Effect(99) if run.environment[b"SENDER"] in _NULL else None
+    if action.startswith((b"probe-", b"warn-")):
         return Effect(99)
     marked = _MARKED.match(action)
     if marked:
@@ -191,7 +191,7 @@ PROGRAMS: dict[bytes, Program] = {
     b"ezmlm-manage": _manage,
     b"ezmlm-moderate": _moderating,
     b"ezmlm-receipt": _unknown,
-    b"ezmlm-reject": _reject,
+    b"ezmlm-reject": _posting,
     b"ezmlm-request": _request,
     b"ezmlm-return": _return,
     b"ezmlm-send": _posting,

@@ -47,13 +47,14 @@ def name_of(command: bytes) -> str:
 
     Of several, the first that is not merely in front of another.
     """
-    for word in _WORD.findall(command):
+    for word in _WORD.findall(_CONDITION.sub(b"", command)):
         name = word.rpartition(b"/")[2]
         if name and name not in _IN_FRONT and not name.startswith(b"-"):
             return str(name.decode("latin-1"))
     return command.decode("latin-1")
 
 
+_CONDITION = re.compile(rb"^\s*if\s.*?\bthen\b")
 _WORD = re.compile(rb"[^\s;&|'\"()]+")
 _IN_FRONT = frozenset(
     b"if test [ ! then preline exec env sh sudo nice -c bouncesaying except".split()

@@ -151,7 +151,7 @@ def test_what_is_known_of_several(
         (b"preline procmail -a", "procmail"),
         (b"preline -f /usr/lib/dovecot/deliver", "deliver"),
         (b"/var/mailman/mail/mailman post list", "mailman"),
-        (b"if test -f x; then", "x"),
+        (b"if test ! -f 'x'; then /usr/bin/ezmlm-reject 'y'; fi", "ezmlm-reject"),
         (b"||", "||"),
     ],
 )
