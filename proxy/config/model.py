@@ -143,7 +143,8 @@ class Qmail(Section):
         default="accept",
         description="What becomes of recipients of which only a program of a dot-qmail"
         " file could tell (docs/programs.md). accept: as qmail does; it may still"
-        " bounce. no-null-sender: accept, but no bounces (550 5.7.1). defer: 451 for"
+        " bounce. no-null-sender: accept, but no bounces (550 5.7.1), not even of mail"
+        " that these recipients sent. defer: 451 for"
         " ever. reject: 550, although qmail may well deliver. The log and backstop"
         " explain name the program; look there before you choose one of the last two.",
     )

@@ -23,6 +23,7 @@ _QMAIL_BIN = b"bin/"
 _WORDS_MAX = 200
 _DEPTH_MAX = 5
 _ENDINGS_MAX = 64
+_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|test|\[|sh)")
 
 
 def effect(command: bytes, run: Run) -> Effect | None:
@@ -165,6 +166,8 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
             return None
     if name in _PROGRAMS:
         return _PROGRAMS[name](arguments, run)
+    if _SYSTEM.fullmatch(name):
+        name = name.rpartition(b"/")[2]
     if shell and name == b"exit":
         return _exit(arguments)
     if shell and name == b":":
@@ -177,8 +180,6 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
         return _test(arguments[:-1], run)
     if name == b"test":
         return _test(arguments, run)
-    if name == b"preline":
-        return _preline(arguments, run)
     if name == b"sh" and len(arguments) == 2 and arguments[0] == b"-c":
         inner = split_words(arguments[1], {})
         return None if not inner else _run(inner, run, shell=True)
@@ -250,4 +251,5 @@ _PROGRAMS = {
     b"except": _except,
     b"condredirect": _condredirect,
     b"forward": _forward,
+    b"preline": _preline,
 }
