@@ -62,6 +62,7 @@ def host_settings(config: Config) -> HostSettings:
         default_delivery=_bytes(qmail.default_delivery),
         local_ips=local_ips,
         break_char=_bytes(qmail.break_char),
+        ezmlm_unknown_words=qmail.ezmlm_unknown_words == "accept",
     )
 
 
@@ -82,7 +83,16 @@ def engine(
     guard = serving and not config.relay.allow_missing_rcpthosts
     percenthack = config.relay.allow_percenthack
     root = os.fsencode(config.qmail.root)
-    context = Context("", host, root, guard, percenthack, on_answer, on_error)
+    context = Context(
+        "",
+        host,
+        root,
+        guard_relay=guard,
+        allow_percenthack=percenthack,
+        undecided=config.qmail.undecided,
+        on_answer=on_answer,
+        on_error=on_error,
+    )
     rules: list[Rule] = [
         rule_module(keys.type).build(keys, context._replace(name=name))
         for keys, name in zip(config.rules, rule_names(config.rules), strict=True)

@@ -148,6 +148,22 @@ class Qmail(Section):
         description="The character between user and extension in user-ext"
         " (conf-break). Change it if qmail was built with another one.",
     )
+    undecided: Literal["accept", "no-null-sender", "defer", "reject"] = Field(
+        default="accept",
+        description="What becomes of recipients of which only a program of a dot-qmail"
+        " file could tell (docs/programs.md). accept: as qmail does; it may still"
+        " bounce. no-null-sender: accept, but no bounces (550 5.7.1), not even of mail"
+        " that these recipients sent. defer: 451 for"
+        " ever. reject: 550, although qmail may well deliver. The log and backstop"
+        " explain name the program; look there before you choose one of the last two.",
+    )
+    ezmlm_unknown_words: Literal["accept", "reject"] = Field(
+        default="accept",
+        description="Mail for LIST-anything of an ezmlm list, where anything is no"
+        " command. accept: as ezmlm-manage does, which answers with help to whoever"
+        " the sender claims to be. reject: 550. Leave it if your ezmlm was built with"
+        " translated commands.",
+    )
 
 
 class Backend(Ways, Section):

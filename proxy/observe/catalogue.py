@@ -83,7 +83,8 @@ TABLE = (
         "backstop_recipients_undecided_total",
         "counter",
         (),
-        "Recipients accepted because only the delivery itself can tell.",
+        "Recipients of which only the delivery itself can tell: accepted, unless "
+        "qmail.undecided says otherwise.",
     ),
     Entry(
         "backstop_backend_refused_recipients_total",

@@ -247,6 +247,7 @@ class _Journey:
         self.moment = moment
         self.trail = trail
         self.deliveries = 0
+        self.doubt = ""  # why the first undecided copy is that
 
     def decide(self, recipient: bytes, sender: bytes) -> Decision:
         route = send.route(self.moment.send(), recipient, self.trail)
@@ -279,7 +280,8 @@ class _Journey:
         """One copy that arrives is enough; if none does, one that waits."""
         undecided = bool(found & _Found.UNDECIDED)
         if not found & _Found.FAILED or found & _Found.KEPT:
-            return Decision(Outcome.FORWARD, "forwarded", undecided)
+            reason = f"forwarded; {self.doubt}" if undecided else "forwarded"
+            return Decision(Outcome.FORWARD, reason, undecided)
         if found & _Found.WAITS:
             return Decision(Outcome.DEFER, "forwarded, and no copy arrives for now")
         return Decision(Outcome.BOUNCE, "forwarded, and every copy bounces")
@@ -292,10 +294,10 @@ class _Journey:
         if delivery.kept:
             found |= _Found.KEPT
         if delivery.undecided:
-            found |= _Found.UNDECIDED
+            found |= self._undecided(delivery.reason)
         chain = (*chain, _delivered_to(envelope))
-        for address in delivery.forwards:
-            found |= self._copy(address, delivery.forward_sender, chain)
+        for address, sender in delivery.forwards:
+            found |= self._copy(address, sender, chain)
             if self.deliveries > _DELIVERIES_MAX:
                 break
         return found
@@ -304,7 +306,7 @@ class _Journey:
         self.deliveries += 1
         if self.deliveries > _DELIVERIES_MAX or len(chain) > _DEPTH_MAX:
             self.trail.add(b"qmail-local", "too many forwards to follow: undecided")
-            return _Found.KEPT | _Found.UNDECIDED
+            return _Found.KEPT | self._undecided("undecided: too many forwards")
         route = send.route(self.moment.send(), address, self.trail)
         if not route.is_local:
             return _Found.KEPT
@@ -323,9 +325,14 @@ class _Journey:
         if delivery.ending is Ending.DEFERRAL:
             return _Found.WAITS
         if not delivery.forwards:
-            kept = _Found.KEPT
-            return kept | _Found.UNDECIDED if delivery.undecided else kept
+            if delivery.undecided:
+                return _Found.KEPT | self._undecided(delivery.reason)
+            return _Found.KEPT
         return self._copies(delivery, envelope, chain)
+
+    def _undecided(self, reason: str) -> _Found:
+        self.doubt = self.doubt or reason
+        return _Found.UNDECIDED
 
     def _deliver(self, envelope: Envelope) -> Delivery:
         """qmail-lspawn, then qmail-local."""

@@ -24,6 +24,7 @@ from proxy.qmail.host import QmailHost
 from proxy.qmail.percenthack import leaves_by_percenthack
 from proxy.qmail.trail import Step
 from proxy.rules.source import ACCEPTED, Context
+from proxy.rules.undecided import Policy, judged
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
@@ -55,14 +56,17 @@ class QmailRule:
         *,
         guard_relay: bool = False,
         allow_percenthack: bool = True,
+        undecided: Policy = "accept",
     ) -> None:
         """``guard_relay``: should control/rcpthosts vanish, remote recipients
         are deferred, although qmail would relay to them.  ``allow_percenthack``
         false: what only control/percenthack lets out is refused, although
-        qmail would relay it."""
+        qmail would relay it.  ``undecided``: what is answered where only the
+        delivery itself could tell."""
         self._host = host
         self._guard_relay = guard_relay
         self._allow_percenthack = allow_percenthack
+        self._undecided: Policy = undecided
 
     def ask(self, question: Question) -> Verdict:
         """Always has an opinion, and always at once."""
@@ -78,7 +82,10 @@ class QmailRule:
             decision = guarded(decision)
         if not self._allow_percenthack and decision.outcome is Outcome.REMOTE:
             decision = self._without_percenthack(question, decision)
-        return _COMMON.get(decision) or verdict(decision)
+        found = _COMMON.get(decision) or verdict(decision)
+        if found.undecided:
+            return judged(found, self._undecided, question.sender)
+        return found
 
     def _without_percenthack(self, question: Question, decision: Decision) -> Decision:
         if question.relayclient is not None:
@@ -131,4 +138,5 @@ def build(settings: Settings, context: Context) -> QmailRule:
         context.host,
         guard_relay=context.guard_relay,
         allow_percenthack=context.allow_percenthack,
+        undecided=context.undecided,
     )

@@ -20,6 +20,7 @@ from proxy.config.rules import RemoteKeys, SourceKeys
 from proxy.qmail.host import QmailHost
 from proxy.qmail.smtpd import suffixes
 from proxy.rules.memory import Memory
+from proxy.rules.undecided import Policy
 from proxy.rules.verdict import Answer, Kind, Note, OnRuleError, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
@@ -114,6 +115,7 @@ class Context(NamedTuple):
     root: bytes = b"/"
     guard_relay: bool = False
     allow_percenthack: bool = True
+    undecided: Policy = "accept"
     on_answer: OnAnswer = unheard
     on_error: OnRuleError = _ignored
     clock: Callable[[], float] = time.monotonic
