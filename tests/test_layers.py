@@ -31,12 +31,14 @@ LIBRARIES = {
     "aiosmtplib": {"backend.channel", "backend.pool"},
     "aiohttp": {"observe.status"},
     "prometheus_client": {"observe.metrics"},
+    "ldap": {"rules.directory"},
     "pydantic": {"config"},
     "pydantic_core": {"config"},
     "pydantic_settings": {"config"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"explain", "check", "cli", "terminal"},
+    "sqlalchemy": {"rules.database"},
     "uvloop": {"service"},
 }
 
