@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from proxy.rules.source import NoSuchTable, SourceError
+from proxy.rules.source import SourceDown
 
 Row = Sequence[Any]
 
@@ -106,10 +106,10 @@ class Database:
         """All rows of ``query``, which names its parameters ``:so``.
 
         Parameters are bound, never put into the text; a list stands for ``IN
-        :names``, declared by :func:`expanding`.  Raises :class:`SourceError`.
+        :names``, declared by :func:`expanding`.  Raises :class:`SourceDown`.
         """
         if self._closed:
-            raise SourceError(f"{self.shown}: closed")
+            raise SourceDown(f"{self.shown}: closed")
         statement = text(query) if isinstance(query, str) else query
         task = asyncio.create_task(self._twice(statement, parameters))
         try:
@@ -120,7 +120,7 @@ class Database:
         if not done:
             self._give_up(task)
             seconds = f"{self.limits.query_timeout:g}"
-            raise SourceError(f"{self.shown}: no answer within {seconds} s")
+            raise SourceDown(f"{self.shown}: no answer within {seconds} s")
         return task.result()
 
     def _give_up(self, task: asyncio.Task[Any]) -> None:
@@ -145,7 +145,7 @@ class Database:
         try:
             return await self._once(statement, parameters)
         except _Lost as lost:
-            raise SourceError(str(lost)) from None
+            raise SourceDown(str(lost)) from None
 
     async def _once(
         self, statement: TextClause, parameters: Mapping[str, object]
@@ -164,12 +164,12 @@ class Database:
                 raise _Lost(why) from None
             if _no_table(error):
                 raise NoSuchTable(why) from None
-            raise SourceError(why) from None
+            raise SourceDown(why) from None
         # Drivers raise what they like; whatever it is, there is no answer.
         except Exception as error:
-            raise SourceError(self._why(error)) from None
+            raise SourceDown(self._why(error)) from None
         if len(found) > most:
-            raise SourceError(f"{self.shown}: more than {most} rows")
+            raise SourceDown(f"{self.shown}: more than {most} rows")
         return list(found)
 
     def _why(self, error: Exception) -> str:
@@ -190,6 +190,10 @@ class Database:
         await self._engine.dispose()
         if self._ending:
             await asyncio.wait(self._ending, timeout=self.limits.connect_timeout)
+
+
+class NoSuchTable(SourceDown):
+    """The server answers, but does not have the table (or the column)."""
 
 
 class _Lost(Exception):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import ldap
 
-from proxy.rules.source import SourceError
+from proxy.rules.source import SourceDown
 
 _WHY_MAX = 200
 
@@ -79,10 +79,10 @@ class Directory:
         there is no such base.
 
         Values in both come from :func:`filter_value` and :func:`name_value`.
-        Raises :class:`SourceError`.
+        Raises :class:`SourceDown`.
         """
         if self._closed:
-            raise SourceError(f"{self.shown}: closed")
+            raise SourceDown(f"{self.shown}: closed")
         loop = asyncio.get_running_loop()
         asked = base, scope, query, list(attributes)
         future = loop.run_in_executor(self._threads, self._twice, asked)
@@ -90,7 +90,7 @@ class Directory:
         try:
             await asyncio.wait({future}, timeout=limit)
             if not future.done():
-                raise SourceError(f"{self.shown}: no answer within {limit:g} s")
+                raise SourceDown(f"{self.shown}: no answer within {limit:g} s")
             return future.result()
         finally:
             # Not begun: it never is.  Else its thread has a time limit, too.
@@ -109,7 +109,7 @@ class Directory:
                     _put_away(kept)
             return self._once(self._connect(), asked)
         except ldap.LDAPError as error:
-            raise SourceError(self._why(error)) from None
+            raise SourceDown(self._why(error)) from None
 
     def _once(
         self, connection: Any, asked: tuple[str, int, str, list[str]]

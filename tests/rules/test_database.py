@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import URL
 
-from proxy.rules.database import Database, DatabaseLimits, expanding
-from proxy.rules.source import NoSuchTable, SourceError
+from proxy.rules.database import Database, DatabaseLimits, NoSuchTable, expanding
+from proxy.rules.source import SourceDown
 from tests.support.mariadb import MariaDB
 from tests.support.postgres import NAME, PASSWORD, USER, Postgres
 
@@ -68,7 +68,7 @@ async def test_no_such_table_is_told_apart(server: Server) -> None:
         await database.rows("select name from nowhere", {})
     with pytest.raises(NoSuchTable):
         await database.rows("select surname from people", {})
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceDown) as raised:
         await database.rows("select name frm people", {})
     assert not isinstance(raised.value, NoSuchTable)
     await database.close()
@@ -76,7 +76,7 @@ async def test_no_such_table_is_told_apart(server: Server) -> None:
 
 async def test_more_rows_than_wanted_are_no_answer(server: Server) -> None:
     database = server.make(DatabaseLimits(rows=1))
-    with pytest.raises(SourceError, match="more than 1 rows"):
+    with pytest.raises(SourceDown, match="more than 1 rows"):
         await database.rows("select name from people", {})
     await database.close()
 
@@ -98,7 +98,7 @@ async def test_a_server_that_is_down_is_no_answer(server: Server) -> None:
     server.it.stop()
     try:
         for _ in range(3):
-            with pytest.raises(SourceError) as raised:
+            with pytest.raises(SourceDown) as raised:
                 await database.rows(QUERY, {"name": "bob"})
             assert PASSWORD not in str(raised.value)
     finally:
@@ -113,7 +113,7 @@ async def test_a_server_that_is_silent_is_no_answer(server: Server) -> None:
     sleep = "pg_sleep" if isinstance(server.it, Postgres) else "sleep"
     asked = [database.rows(f"select {sleep}(20)", {}) for _ in range(6)]
     for answer in await asyncio.gather(*asked, return_exceptions=True):
-        assert isinstance(answer, SourceError)
+        assert isinstance(answer, SourceDown)
         assert "no answer within 0.3 s" in str(answer)
     await _in_time(database)
     await database.close()
@@ -125,7 +125,7 @@ async def _in_time(database: Database) -> None:
         while True:
             try:
                 assert await database.rows(QUERY, {"name": "bob"})
-            except SourceError:
+            except SourceDown:
                 continue
             return
 
@@ -144,7 +144,7 @@ async def test_a_wrong_password_is_no_answer_and_not_told(pg: Postgres) -> None:
     wrong = "wr0ng-secret"
     url = URL.create("postgresql", USER, wrong, database=NAME)
     database = Database(url, None, {"host": pg.socket})
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceDown) as raised:
         await database.rows("select 1", {})
     assert wrong not in f"{raised.value!r} {database.shown} {raised.value.__cause__}"
     await database.close()
@@ -162,5 +162,5 @@ async def test_a_file_is_a_database_too(tmp_path: object) -> None:
     with pytest.raises(NoSuchTable):
         await database.rows(QUERY, {"name": "bob"})
     await database.close()
-    with pytest.raises(SourceError, match="closed"):
+    with pytest.raises(SourceDown, match="closed"):
         await database.rows(QUERY, {"name": "bob"})

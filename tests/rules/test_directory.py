@@ -15,7 +15,7 @@ from proxy.rules.directory import (
     filter_value,
     name_value,
 )
-from proxy.rules.source import SourceError
+from proxy.rules.source import SourceDown
 from tests.support.openldap import PASSWORD, SUFFIX, USER, OpenLDAP
 
 HOSTILE = [
@@ -67,7 +67,7 @@ async def test_found_and_not_found(people: OpenLDAP) -> None:
     assert one[0].first("uid") is None
     assert await it.search("o=elsewhere", Scope.SUBTREE, "(uid=*)", ["uid"]) is None
     await it.close()
-    with pytest.raises(SourceError, match="closed"):
+    with pytest.raises(SourceDown, match="closed"):
         await found(it, b"alice")
 
 
@@ -95,7 +95,7 @@ async def test_a_server_that_is_down_is_no_answer(people: OpenLDAP) -> None:
     people.stop()
     try:
         for _ in range(3):
-            with pytest.raises(SourceError) as raised:
+            with pytest.raises(SourceDown) as raised:
                 await found(it, b"alice")
             assert PASSWORD not in str(raised.value)
     finally:
@@ -110,14 +110,14 @@ async def test_a_server_that_is_silent_is_no_answer(people: OpenLDAP) -> None:
     try:
         asked = [found(it, b"alice") for _ in range(6)]
         for answer in await asyncio.gather(*asked, return_exceptions=True):
-            assert isinstance(answer, SourceError)
+            assert isinstance(answer, SourceDown)
     finally:
         people.freeze(frozen=False)
     async with asyncio.timeout(20):
         while True:
             try:
                 assert await found(it, b"alice") == 1
-            except SourceError:
+            except SourceDown:
                 continue
             break
     await it.close()
@@ -125,7 +125,7 @@ async def test_a_server_that_is_silent_is_no_answer(people: OpenLDAP) -> None:
 
 async def test_a_wrong_password_is_no_answer_and_not_told(people: OpenLDAP) -> None:
     it = directory(people, password="wr0ng-secret")
-    with pytest.raises(SourceError) as raised:
+    with pytest.raises(SourceDown) as raised:
         await found(it, b"alice")
     assert "wr0ng-secret" not in f"{raised.value!r} {it.settings!r}"
     await it.close()
