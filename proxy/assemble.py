@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from proxy import capabilities
 from proxy.config import Config
 from proxy.config.model import Backend as BackendKeys
+from proxy.config.rules import rule_module, rule_names
 from proxy.front.trusted import Trusted
 from proxy.privileges import Needs
 from proxy.qmail import smtpd
@@ -28,8 +29,10 @@ from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
 from proxy.rules.engine import Engine
+from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
-from proxy.rules.verdict import OnRuleError
+from proxy.rules.source import Context, OnAnswer, unheard
+from proxy.rules.verdict import OnRuleError, Rule
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
@@ -63,21 +66,36 @@ def host_settings(config: Config) -> HostSettings:
 
 
 def engine(
-    config: Config, host: QmailHost, on_error: OnRuleError, *, serving: bool = False
+    config: Config,
+    host: QmailHost,
+    on_error: OnRuleError,
+    on_answer: OnAnswer = unheard,
+    *,
+    serving: bool = False,
 ) -> Engine:
-    """The configured rules on ``host``; ``on_error`` hears of rules that fail.
+    """The configured rules on ``host``; ``on_error`` hears of rules that fail,
+    ``on_answer`` of what sources say.
 
     ``serving``: guard against becoming an open relay while running (at the
     start, :func:`relay_problem` does).
     """
     guard = serving and not config.relay.allow_missing_rcpthosts
-    # There is one type so far.
     percenthack = config.relay.allow_percenthack
-    rules = [
-        QmailRule(host, guard_relay=guard, allow_percenthack=percenthack)
-        for _ in config.rules
+    root = os.fsencode(config.qmail.root)
+    context = Context("", host, root, guard, percenthack, on_answer, on_error)
+    rules: list[Rule] = [
+        rule_module(keys.type).build(keys, context._replace(name=name))
+        for keys, name in zip(config.rules, rule_names(config.rules), strict=True)
     ]
-    return Engine(rules, observe=config.mode == "observe", on_error=on_error)
+    # The rule qmail looks after relaying itself, and faster.
+    plain = all(isinstance(rule, QmailRule) for rule in rules)
+    gate = Gate(host, guard_relay=guard, allow_percenthack=percenthack)
+    return Engine(
+        rules,
+        observe=config.mode == "observe",
+        on_error=on_error,
+        gate=None if plain else gate,
+    )
 
 
 def hostname(config: Config, host: QmailHost) -> bytes:

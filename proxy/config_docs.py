@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from proxy.config.explain import toml_value
 from proxy.config.keys import Key, keys_of, section_at
 from proxy.config.model import Config
+from proxy.config.rules import settings_of, shipped_types
 from proxy.config.section import Section
 from proxy.config.sources import SMALLEST
 
@@ -53,6 +54,9 @@ def _lines() -> Iterator[str]:
         section = section_at((name,))
         if section is not None:
             yield from _table(name, section)
+        if name == "rules":
+            for kind in shipped_types()[1:]:
+                yield from map(_commented, _rule(kind))
 
 
 def _table(name: str, section: type[Section]) -> Iterator[str]:
@@ -64,11 +68,26 @@ def _table(name: str, section: type[Section]) -> Iterator[str]:
         yield from _key(key)
 
 
+def _rule(kind: str) -> Iterator[str]:
+    """A rule of another type than the default's."""
+    yield ""
+    section = settings_of(kind)
+    yield from _comment(section.__doc__ or "")
+    yield "[[rules]]"
+    for key in keys_of(section):
+        yield from [f'type = "{kind}"'] if key.name == "type" else _key(key)
+
+
+def _commented(line: str) -> str:
+    return line if not line or line.startswith("#") else f"# {line}"
+
+
 def _key(key: Key) -> Iterator[str]:
     yield ""
     yield from _comment(key.description)
-    if key.required:  # only a rule's type, which has one value so far
-        yield f'{key.name} = "qmail"'
+    if key.required:
+        value = key.examples[0] if key.examples else "qmail"
+        yield f"{key.name} = {toml_value(value)}"
     elif key.default is None:
         yield from (f"# {key.name} = {toml_value(value)}" for value in key.examples)
     else:

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from proxy import assemble
 from proxy.config import Config
 from proxy.explain_client import ClientStep, standing
-from proxy.rules.engine import Engine
+from proxy.rules.engine import Closable, Engine
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.command import has_control
@@ -93,6 +93,8 @@ class Explainer:
 
     def __exit__(self, *_: object) -> None:
         if self._runner is not None:
+            for holder in self._engine.holders:
+                self._runner.run(_closed(holder))
             self._runner.close()
 
     def block(self, given: Iterable[bytes]) -> list[Explanation]:
@@ -126,6 +128,10 @@ class Explainer:
         if self._line_max and length > self._line_max:
             return replies.LINE_TOO_LONG
         return replies.CONTROL_CHARACTER if has_control(argument) else None
+
+
+async def _closed(holder: Closable) -> None:
+    await holder.close()
 
 
 async def _awaited(answer: Awaitable[Verdict]) -> Verdict:

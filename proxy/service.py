@@ -21,6 +21,7 @@ from proxy import __version__, assemble, capabilities
 from proxy.backend.choice import Backends
 from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
+from proxy.engines import Engines
 from proxy.front.descriptors import connections_that_fit
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
@@ -109,6 +110,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._engines = Engines(_all([self.log, self.metrics]), self._rule_failed)
         self._listening = False
         self._started = False
         self._configuration = "as at the start"
@@ -135,7 +137,7 @@ class Service:
         share = self._share
         board = share.board if share else None
         self.door = Door(
-            engine=assemble.engine(config, host, self._rule_failed, serving=True),
+            engine=self._engines.make(config, host),
             backends=self.backends,
             observer=observer,
             hostname=hostname,
@@ -246,7 +248,7 @@ class Service:
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
             behind = assemble.places(config)
-            engine = assemble.engine(config, host, self._rule_failed, serving=True)
+            engine = self._engines.make(config, host)
         except (ConfigError, StartError, TlsError) as error:
             self.metrics.reloaded(ok=False)
             text = f"reload failed, the old stays: {error}"
@@ -284,6 +286,7 @@ class Service:
             self._timer.cancel()
         if self.backends is not None:
             await self.backends.close()
+        await self._engines.close()
         if self._status is not None:
             await self._status.stop()
         self._limited.close()

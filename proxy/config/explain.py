@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from proxy.config.keys import key_paths, section_at
-from proxy.config.model import KeyPath, QmailRule
+from proxy.config.keys import key_paths, rule_at, section_at
+from proxy.config.model import KeyPath
 from proxy.config.problem import Problem, key_text, line_of, shown
+from proxy.config.rules import known_types
+from proxy.config.section import Section
 
 SECRET_SUFFIX = "_FILE"
 
@@ -25,12 +26,18 @@ SECRET_SUFFIX = "_FILE"
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where values came from: a file with its text, and the variables that
-    set a key.  ``several``: the backends are a list, not one table."""
+    set a key.  ``several``: the backends are a list, not one table.  ``types`` are
+    the types of the rules."""
 
     file: str
     text: str
     variables: Mapping[KeyPath, str]
     several: bool = False
+    types: Sequence[object] = ()
+
+    def section_at(self, path: KeyPath) -> type[Section] | None:
+        """The model of the table at ``path``, ``None`` where there is none."""
+        return rule_at(path, self.types) or section_at(path)
 
     def variable(self, path: KeyPath) -> str | None:
         """The variable that set the value at ``path``, if one did."""
@@ -57,7 +64,7 @@ def _problem(details: ErrorDetails, sources: Sources) -> Problem:
     path = _model_path(details["loc"])
     if path[:2] == ("backend", 0) and not sources.several:
         path = ("backend", *path[2:])
-    what, remedy = _explained(details, path)
+    what, remedy = _explained(details, path, sources)
     value = _offending(details)
     variable = sources.variable(path)
     if variable is None:
@@ -87,29 +94,36 @@ def _offending(details: ErrorDetails) -> str:
     return shown(value)
 
 
-def _explained(details: ErrorDetails, path: KeyPath) -> tuple[str, str]:
+def _explained(
+    details: ErrorDetails, path: KeyPath, sources: Sources
+) -> tuple[str, str]:
     """What is wrong, and the remedy."""
     kind, context = details["type"], details.get("ctx", {})
     if kind == "backstop":
         return str(context["what"]), str(context["remedy"])
     if kind == "extra_forbidden":
-        return "unknown key", _unknown_key_remedy(path)
-    if kind in ("literal_error", "union_tag_invalid"):
-        if path[0] == "rules":
-            return "unknown type of rule", "known: " + ", ".join(_rule_types())
-        return f"must be {context['expected']}", _default_remedy(path)
-    if kind in ("missing", "union_tag_not_found"):
-        return "missing", "write " + " or ".join(f'"{t}"' for t in _rule_types())
+        return "unknown key", _unknown_key_remedy(path, sources)
+    if kind == "missing" and path[-1] == "type":
+        return "missing", "write " + " or ".join(f'"{t}"' for t in known_types())
+    return _what(details), _default_remedy(path, sources)
+
+
+def _what(details: ErrorDetails) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "missing":
+        return "missing"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
     if kind == "too_short":
-        return "must not be empty", _default_remedy(path)
+        return "must not be empty"
     if kind == "greater_than_equal":
-        return f"must be {toml_value(context['ge'])} or more", _default_remedy(path)
+        return f"must be {toml_value(context['ge'])} or more"
     if kind == "less_than_equal":
-        return f"must be {toml_value(context['le'])} or less", _default_remedy(path)
+        return f"must be {toml_value(context['le'])} or less"
     for prefix, what in _TYPES.items():
         if kind.startswith(prefix):
-            return what, _default_remedy(path)
-    return details["msg"], _default_remedy(path)
+            return what
+    return details["msg"]
 
 
 _TYPES = {
@@ -123,17 +137,19 @@ _TYPES = {
 }
 
 
-def _default_remedy(path: KeyPath) -> str:
+def _default_remedy(path: KeyPath, sources: Sources) -> str:
     """How to write it, or the default."""
     if path == ("rules",):
         return "begin each rule with a line [[rules]]"
     if section_at(path) and path[0] == "backend":
         return "write its keys below a line [backend], or [[backend]] for several"
+    if section_at(path) and path[0] == "rules":
+        return "write its keys below a line [[rules]]"
     if section_at(path):
         return f"write its keys below a line [{path[0]}]"
     while isinstance(path[-1], int):
         path = path[:-1]
-    section = section_at(path[:-1])
+    section = sources.section_at(path[:-1])
     field = section.model_fields.get(str(path[-1])) if section else None
     if field is None or field.is_required() or field.default is None:
         return "see config.example.toml"
@@ -155,14 +171,10 @@ def toml_value(value: object) -> str:
     return json.dumps(str(value))
 
 
-def _rule_types() -> Iterable[str]:
-    return get_args(QmailRule.model_fields["type"].annotation)
-
-
-def _unknown_key_remedy(path: KeyPath) -> str:
+def _unknown_key_remedy(path: KeyPath, sources: Sources) -> str:
     """The nearest known key: of the same table if one is near, else of another."""
     name = str(path[-1]).lower()
-    section = section_at(path[:-1])
+    section = sources.section_at(path[:-1])
     here = list(section.model_fields) if section else []
     near_here = difflib.get_close_matches(name, here, 1, 0.75)
     if near_here:

@@ -7,10 +7,11 @@ documents the configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from proxy.config.model import Backend, Config, KeyPath, QmailRule
+from proxy.config.model import Backend, Config, KeyPath
+from proxy.config.rules import QmailRule, RuleKeys, known_types, settings_of
 from proxy.config.section import Section
 
 
@@ -30,8 +31,19 @@ def key_paths() -> Iterator[KeyPath]:
 _LISTS: dict[str | int, type[Section]] = {"backend": Backend, "rules": QmailRule}
 
 
+def rule_at(path: KeyPath, types: Sequence[object]) -> type[RuleKeys] | None:
+    """The model of the rule at ``path``, if one is there and its type, by number
+    in ``types``, is known."""
+    if len(path) != 2 or path[0] != "rules" or not isinstance(path[1], int):
+        return None
+    kind = types[path[1]] if path[1] < len(types) else None
+    known = isinstance(kind, str) and kind in known_types()
+    return settings_of(str(kind)) if known else None
+
+
 def section_at(path: KeyPath) -> type[Section] | None:
-    """The model of the table at ``path``, ``None`` where there is no table."""
+    """The model of the table at ``path``, ``None`` where there is no table; rules
+    are those of type ``qmail`` (see :func:`rule_at`)."""
     if not path:
         return Config
     if path[0] in _LISTS and (len(path) == 1 or type(path[1]) is int):

@@ -11,11 +11,18 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+)
 
 from proxy.config.groups import check_groups
 from proxy.config.limits import Limits
 from proxy.config.process import Process
+from proxy.config.rules import QmailRule, RuleKeys, read_rule
 from proxy.config.section import Section
 from proxy.config.tls import Tls
 from proxy.config.values import (
@@ -42,6 +49,8 @@ from proxy.config.values import (
     tables,
 )
 from proxy.config.ways import Ways
+
+Rule = Annotated[SerializeAsAny[RuleKeys], BeforeValidator(read_rule)]
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: ``("limits", "connections")``, ``("rules", 0, "type")``."""
@@ -281,16 +290,6 @@ class Message(Section):
     )
 
 
-class QmailRule(Section):
-    """Who may receive: the rules are asked in this order, and the first that
-    knows the recipient decides."""
-
-    type: Literal["qmail"] = Field(
-        description="The kind of source. qmail: the host's own rcpthosts, locals,"
-        " virtualdomains, users and dot-qmail files.",
-    )
-
-
 class Status(Section):
     """A page for people, metrics and health probes."""
 
@@ -385,9 +384,9 @@ class Config(Section):
         Field(min_length=1),
     ] = (Backend(),)
     message: Message = Message()
-    rules: Annotated[
-        tuple[QmailRule, ...], BeforeValidator(tables), Field(min_length=1)
-    ] = (QmailRule(type="qmail"),)
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(tables), Field(min_length=1)] = (
+        QmailRule(type="qmail"),
+    )
     status: Status = Status()
     log: Log = Log()
     limits: Limits = Limits()

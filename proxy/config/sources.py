@@ -7,6 +7,7 @@ Called through :func:`proxy.config.load`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from proxy.config.explain import SECRET_SUFFIX, Sources, nearest, problems_of
 from proxy.config.keys import key_paths
 from proxy.config.model import Config, KeyPath
 from proxy.config.problem import ConfigError, Problem, printable, shown
+from proxy.config.values import tables
 
 PREFIX = "BACKSTOP_"
 CONFIG_VARIABLE = "BACKSTOP_CONFIG"
@@ -45,13 +48,23 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     merged = _merge(_one_backend(file.table, variables), variables.table)
     several = isinstance(merged.get("backend"), list)
     name = str(file.path or "no file")
-    sources = Sources(name, file.text, variables.names, several)
+    types = _rule_types(merged.get("rules"))
+    sources = Sources(name, file.text, variables.names, several, types)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(problems_of(error, sources)) from error
     config._source = file.path
     return config
+
+
+def _rule_types(rules: object) -> list[object]:
+    """The type of each rule, whatever it is."""
+    with contextlib.suppress(ValidationError, PydanticCustomError):
+        rules = tables(rules)
+    if not isinstance(rules, list | tuple):
+        return []
+    return [rule.get("type") if isinstance(rule, dict) else None for rule in rules]
 
 
 @dataclass(frozen=True, slots=True)

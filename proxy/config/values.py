@@ -239,6 +239,15 @@ def split_list(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+
+
+def _checked_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise wrong("is not a name", "write up to 32 letters, digits, and any of _.-")
+    return text
+
+
 def one_or_more(value: object) -> object:
     """One table is a list of one."""
     return value if isinstance(value, list | tuple) else [value]
@@ -281,6 +290,7 @@ IPv4 = Annotated[str, AfterValidator(_checked_ipv4)]
 Character = Annotated[str, AfterValidator(_checked_break)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Domain = Annotated[str, AfterValidator(_checked_domain)]
+RuleName = Annotated[str, AfterValidator(_checked_name)]
 Weight = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1000)]
 AccountName = Annotated[str, BeforeValidator(_checked_account)]
 Descriptor = Annotated[int, BeforeValidator(_number_only), Field(ge=3, le=1 << 20)]

@@ -31,7 +31,7 @@ from proxy.front.entry import enter
 from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.pace import Pace
 from proxy.front.proxied import expect_header
-from proxy.front.told import client_of, received_of
+from proxy.front.told import client_of, facts_of, received_of
 from proxy.front.verdicts import decide_later, decide_now
 from proxy.observe.events import (
     BackendFailed,
@@ -40,7 +40,7 @@ from proxy.observe.events import (
     LimitHit,
     MessageEnded,
 )
-from proxy.rules.verdict import Question, Verdict
+from proxy.rules.verdict import Facts, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
@@ -182,7 +182,9 @@ class Session(Authenticated, Encrypted, SMTP):
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
         sender, trust = self._dialogue.transaction.sender, self._relayclient
-        question = Question(recipient, sender, self._client, trust, self._since, False)
+        question = Question(
+            recipient, sender, self._client, trust, self._since, False, self._facts
+        )
         verdict = self._engine.ask(question)
         self._since = time.monotonic()
         if isinstance(verdict, Verdict):
@@ -190,6 +192,9 @@ class Session(Authenticated, Encrypted, SMTP):
         waiting = decide_later(self, recipient, verdict)
         self._task = self._door.loop.create_task(waiting)
         return Pending.LATER
+
+    def _facts(self) -> Facts:
+        return facts_of(self)
 
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from proxy.backend.client import Client
+from proxy.rules.verdict import Facts
 from proxy.smtp.received import protocol_name, received_line
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ def client_of(session: Session) -> Client:
     if session._relayclient is not None:
         variables = (*variables, (b"RELAYCLIENT", session._relayclient))
     return client._replace(variables=variables, extended=session._dialogue.extended)
+
+
+def facts_of(session: Session) -> Facts:
+    """What rules may want to know at RCPT."""
+    ends = session._ends or _socket_ends(session._socket)
+    dialogue = session._dialogue
+    transaction = dialogue.transaction
+    return Facts(
+        helo=dialogue.helo,
+        port=ends.port,
+        local_address=ends.local_address,
+        local_port=ends.local_port,
+        accepted=transaction.accepted,
+        asked=transaction.recipients,
+        user=session._user if session._authenticated else b"",
+        tls=session._tls,
+        variables=session._variables,
+    )
 
 
 def _socket_ends(transport: Any) -> Client:

@@ -120,6 +120,19 @@ TABLE = (
         "Budgets of a session or client that were used up, by limit.",
     ),
     Entry(
+        "backstop_rule_answers_total",
+        "counter",
+        ("rule", "answer"),
+        "What sources of recipients said, those of type qmail aside: found, missing, "
+        "accept, reject, defer, pass, error, timeout, remembered, last known good.",
+    ),
+    Entry(
+        "backstop_rule_seconds_total",
+        "counter",
+        ("rule",),
+        "Seconds that was waited for sources.",
+    ),
+    Entry(
         "backstop_pressure",
         "gauge",
         (),

@@ -152,6 +152,15 @@ class LimitHit(NamedTuple):
     limit: str
 
 
+class RuleAnswered(NamedTuple):
+    """A source was asked: ``answer`` is what it said, or ``error``, ``timeout``,
+    ``remembered``, ``last known good``."""
+
+    rule: str
+    answer: str
+    seconds: float
+
+
 class PressureChanged(NamedTuple):
     """There is more or less room for connections: ``step`` 0 (enough) to 2;
     ``connections`` of at most ``cap``."""
@@ -181,6 +190,7 @@ Event = (
     | MessageEnded
     | BackendFailed
     | LimitHit
+    | RuleAnswered
     | PressureChanged
     | Notice
 )

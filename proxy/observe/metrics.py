@@ -36,6 +36,7 @@ from proxy.observe.events import (
     PressureChanged,
     ProxyHeaderBad,
     RecipientDecided,
+    RuleAnswered,
     TlsFailed,
     TlsStarted,
     Turned,
@@ -67,6 +68,8 @@ _COUNTED = (
     "backend_failures",
     "backend_failed",
     "limits_hit",
+    "rule_answers",
+    "rule_microseconds",
     "reloads",
 )
 
@@ -136,6 +139,8 @@ class Metrics:
         self.backend_failures: _Counts = {}
         self.backend_failed: _Counts = {}
         self.limits_hit: _Counts = {}
+        self.rule_answers: _Counts = {}
+        self.rule_microseconds: _Counts = {}
         self.reloads = _zeros("taken", "failed")
         self.current = True  # the configuration
         self._registry = CollectorRegistry()
@@ -165,6 +170,11 @@ class Metrics:
             _count(self.backend_refused, _reply_class(event.reply))
         elif isinstance(event, LimitHit):
             _count(self.limits_hit, event.limit)
+        elif isinstance(event, RuleAnswered):
+            _count(self.rule_answers, event.rule, event.answer)
+            took = (event.rule,)
+            total = self.rule_microseconds.get(took, 0) + int(event.seconds * 1e6)
+            self.rule_microseconds[took] = total
         elif isinstance(event, BackendFailed):
             _count(self.backend_failures, event.step)
             _count(self.backend_failed, event.backend)
@@ -252,6 +262,10 @@ class Metrics:
             "backstop_message_bytes_total": {(): self.message_bytes},
             "backstop_backend_failures_total": self.backend_failures,
             "backstop_limits_hit_total": self.limits_hit,
+            "backstop_rule_answers_total": self.rule_answers,
+            "backstop_rule_seconds_total": {
+                rule: number / 1e6 for rule, number in self.rule_microseconds.items()
+            },
             "backstop_pressure": {(): self.pressure},
             "backstop_backend_up": {(): 1 if self.backend_up() else 0},
             **self._by_backend(),

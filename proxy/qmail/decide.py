@@ -114,16 +114,16 @@ def _decide(
     trail: Trail,
 ) -> Decision:
     try:
-        gate = _Gate(host, moment, trail)
+        gate = Gate(host, moment, trail)
         refusal = gate.refusal(recipient, sender, relayclient)
-    except _Trouble as error:
-        return Decision(Outcome.BROKEN, _note_trouble(host, error, trail))
+    except TROUBLE as error:
+        return Decision(Outcome.BROKEN, note_trouble(host, error, trail))
     if refusal is not None:
         return refusal
     try:
         decision = _Journey(host, moment, trail).decide(gate.recipient, gate.sender)
-    except _Trouble as error:
-        return Decision(Outcome.DEFER, _note_trouble(host, error, trail))
+    except TROUBLE as error:
+        return Decision(Outcome.DEFER, note_trouble(host, error, trail))
     return replace(decision, open_relay=True) if gate.open_relay else decision
 
 
@@ -162,7 +162,7 @@ def _prefix(moment: Moment, domain: bytes) -> bytes | None:
         if not smtpd.domain_allowed(gate, address, SILENT):
             return None
         route = send.route(routes, address, SILENT)
-    except _Trouble:
+    except TROUBLE:
         return None
     return route.address[: -len(address)] if route.is_local else None
 
@@ -174,14 +174,15 @@ def _arrived(
     envelope = Envelope(local, recipient[recipient.rfind(b"@") + 1 :], sender)
     try:
         return _Journey(host, moment, SILENT).arrived(envelope)
-    except _Trouble as error:
+    except TROUBLE as error:
         return Decision(Outcome.DEFER, str(error))
 
 
-_Trouble = (ControlError, CannotTell, KernelError)
+TROUBLE = (ControlError, CannotTell, KernelError)
+"""What reading the host's files may raise."""
 
 
-def _note_trouble(host: QmailHost, error: Exception, trail: Trail) -> str:
+def note_trouble(host: QmailHost, error: Exception, trail: Trail) -> str:
     """What the administrator has to mend; the text for the log."""
     if isinstance(error, ControlError):
         trail.add(b"control/" + error.name, "qmail cannot read it: {}", error.why)
@@ -192,7 +193,7 @@ def _note_trouble(host: QmailHost, error: Exception, trail: Trail) -> str:
     return str(error)
 
 
-class _Gate:
+class Gate:
     """qmail-smtpd: its own refusals, and the envelope that it queues."""
 
     def __init__(self, host: QmailHost, moment: Moment, trail: Trail) -> None:

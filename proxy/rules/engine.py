@@ -10,7 +10,9 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
+from proxy.rules.gate import Gate
 from proxy.rules.verdict import Answer, Kind, OnRuleError, Question, Rule, Verdict
 from proxy.smtp import replies
 
@@ -25,12 +27,22 @@ def _ignore(name: str, error: Exception) -> None:
     """Nobody wants to know."""
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """A rule that holds connections or programs."""
+
+    async def close(self) -> None:
+        """Let go of them."""
+        ...
+
+
 class Engine:
     """The configured rules.
 
     ``observe``: what rules refuse for want of a mailbox is let pass, and the
     verdict says so; what concerns relaying is refused as ever.  ``limit`` is how
     many seconds all rules together may take; then the recipient is deferred.
+    ``gate`` stands before rules that do not look after relaying themselves.
     """
 
     def __init__(
@@ -40,14 +52,24 @@ class Engine:
         observe: bool = False,
         on_error: OnRuleError = _ignore,
         limit: float = LIMIT_SECONDS,
+        gate: Gate | None = None,
     ) -> None:
         self._rules = tuple(rules)
+        self._gate = gate
         self._observe = observe
         self._on_error = on_error
         self._limit = limit
 
     def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
         """The verdict, at once where every rule that was asked knew at once."""
+        if self._gate is not None:
+            try:
+                opened = self._gate.ask(question)
+            except Exception as error:  # as below
+                return self._failed(self._gate, error)
+            if isinstance(opened, Verdict):
+                return opened
+            question = opened
         for number, rule in enumerate(self._rules):
             try:
                 answer = rule.ask(question)
@@ -56,7 +78,7 @@ class Engine:
             if answer is None:
                 continue
             if isinstance(answer, Verdict):
-                return self._observed(answer)
+                return self._final(question, answer)
             return self._wait(number, answer, question)
         return self._no_opinion()
 
@@ -75,16 +97,24 @@ class Engine:
                     answer = await found if inspect.isawaitable(found) else found
         except Exception as error:  # as above
             return self._failed(rule, error)
-        return self._no_opinion() if answer is None else self._observed(answer)
+        return self._no_opinion() if answer is None else self._final(question, answer)
 
-    def _observed(self, verdict: Verdict) -> Verdict:
+    @property
+    def holders(self) -> tuple[Closable, ...]:
+        """The rules that hold something, to be closed when the engine is not used
+        any more."""
+        return tuple(rule for rule in self._rules if isinstance(rule, Closable))
+
+    def _final(self, question: Question, verdict: Verdict) -> Verdict:
+        if question.notes:
+            verdict = replace(verdict, trace=[*question.notes, *verdict.trace])
         if self._observe and verdict.kind is not Kind.ACCEPT and not verdict.gate:
             return replace(
                 verdict, observed=verdict.kind, kind=Kind.ACCEPT, reply=_ACCEPTED
             )
         return verdict
 
-    def _failed(self, rule: Rule, error: Exception) -> Verdict:
+    def _failed(self, rule: Rule | Gate, error: Exception) -> Verdict:
         self._on_error(rule.name, error)
         reason = f"the rule failed: {type(error).__name__}: {error}"
         return Verdict(

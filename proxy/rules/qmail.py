@@ -6,6 +6,9 @@ outcome (:mod:`proxy.qmail.decide`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from proxy.config.rules import QmailRule as Settings
 from proxy.qmail.control import ControlError
 from proxy.qmail.decide import (
     DELIVERED,
@@ -20,17 +23,16 @@ from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.percenthack import leaves_by_percenthack
 from proxy.qmail.trail import Step
+from proxy.rules.source import ACCEPTED, Context
 from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
 
-_ACCEPTED = Reply(250, b"2.1.5 ok")
-
 # Kind, reply, and whether it is about relaying rather than a mailbox.
 _ANSWERS: dict[Outcome, tuple[Kind, Reply, bool]] = {
-    Outcome.DELIVER: (Kind.ACCEPT, _ACCEPTED, False),
-    Outcome.FORWARD: (Kind.ACCEPT, _ACCEPTED, False),
-    Outcome.REMOTE: (Kind.ACCEPT, _ACCEPTED, False),
+    Outcome.DELIVER: (Kind.ACCEPT, ACCEPTED, False),
+    Outcome.FORWARD: (Kind.ACCEPT, ACCEPTED, False),
+    Outcome.REMOTE: (Kind.ACCEPT, ACCEPTED, False),
     Outcome.BOUNCE: (Kind.REJECT, replies.NO_SUCH_RECIPIENT, False),
     # qmail would throw the mail away in silence; a refusal tells the sender.
     Outcome.DISCARD: (Kind.REJECT, replies.NO_SUCH_RECIPIENT, False),
@@ -97,8 +99,13 @@ def guarded(decision: Decision) -> Decision:
     """The same, unless it would make an open relay of the host."""
     if decision.outcome is not Outcome.REMOTE:
         return decision
-    reason = "control/rcpthosts is missing: relaying would be open to everybody"
-    return Decision(Outcome.BROKEN, reason, trail=decision.trail)
+    return replace(UNGUARDED, trail=decision.trail)
+
+
+UNGUARDED = Decision(
+    Outcome.BROKEN, "control/rcpthosts is missing: relaying would be open to everybody"
+)
+"""What becomes of a recipient that only the want of rcpthosts lets in."""
 
 
 def verdict(decision: Decision) -> Verdict:
@@ -116,3 +123,12 @@ def verdict(decision: Decision) -> Verdict:
 
 
 _COMMON = {each: verdict(each) for each in (DELIVERED, NOT_RELAYED, REMOTE, UNKNOWN)}
+
+
+def build(settings: Settings, context: Context) -> QmailRule:
+    """The rule of a ``[[rules]]`` table of this type."""
+    return QmailRule(
+        context.host,
+        guard_relay=context.guard_relay,
+        allow_percenthack=context.allow_percenthack,
+    )

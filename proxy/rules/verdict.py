@@ -54,13 +54,35 @@ class Verdict:
     trace: Sequence[TraceStep] = ()
 
 
+class Facts(NamedTuple):
+    """What a session knows besides, for programs and services that want it.
+
+    ``accepted`` and ``asked`` count the recipients of this transaction, the one in
+    question among the latter.  ``user`` is whom AUTH accepted, ``tls`` version and
+    cipher of the client's connection, ``variables`` what listen.tcprules set.
+    """
+
+    helo: bytes = b""
+    port: int = 0
+    local_address: str = ""
+    local_port: int = 0
+    accepted: int = 0
+    asked: int = 1
+    user: bytes = b""
+    tls: bytes = b""
+    variables: Sequence[tuple[bytes, bytes]] = ()
+
+
 class Question(NamedTuple):
     """What a rule is asked: may ``sender`` write to ``recipient``?
 
     Both are paths as bytes (:func:`proxy.smtp.path.read_path`); ``sender`` is
     empty for the null reverse-path.  ``client`` is the address of the peer.
     What was found before ``since`` (time.monotonic()) is not fresh enough.
-    ``traced`` asks for the verdict's ``trace``.
+    ``traced`` asks for the verdict's ``trace``.  ``facts`` gives what else is known.
+
+    ``mailbox`` is the recipient as ``user@domain``, as qmail-send sees it, for rules
+    behind the gate; ``notes`` takes the reasons of rules that have no opinion.
     """
 
     recipient: bytes
@@ -69,6 +91,9 @@ class Question(NamedTuple):
     relayclient: bytes | None = None
     since: float = math.inf
     traced: bool = True
+    facts: Callable[[], Facts] = Facts
+    mailbox: bytes = b""
+    notes: list[TraceStep] | None = None
 
 
 Answer = Verdict | None
@@ -89,6 +114,19 @@ class Rule(Protocol):
         Must not block.  What it raises becomes a deferral.
         """
         ...
+
+
+class Note(NamedTuple):
+    """A reason that is no file's: ``at`` names the rule, ``text`` what it found."""
+
+    at: str
+    text: str
+
+    def where(self) -> str:
+        return self.at
+
+    def note(self) -> str:
+        return self.text
 
 
 OnRuleError = Callable[[str, Exception], None]

@@ -52,6 +52,7 @@ EVENTS: list[events.Event] = [
     ENDED._replace(outcome="unknown", reply="451 4.4.2 x", reason="gone", heard=False),
     events.BackendFailed("s", "127.0.0.1:2525", "final dot", "the backend closed"),
     events.LimitHit("s", "192.0.2.9", "unknown_per_session"),
+    events.RuleAnswered("staff", "found", 0.0042),
     events.Turned("192.0.2.9", "connections"),
     events.PressureChanged(1, 3000, 4000),
     events.TlsStarted("s", "192.0.2.9", "TLSv1.3", "TLS_AES_256_GCM_SHA384", 0),

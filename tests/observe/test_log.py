@@ -101,6 +101,7 @@ EVENTS: list[events.Event] = [
     ),
     events.BackendFailed("s1", "127.0.0.1:2525", "connect", "refused"),
     events.LimitHit("s1", "192.0.2.9", "message_size"),
+    events.RuleAnswered("staff", "error", 0.5),
     events.TlsStarted("s1", "192.0.2.9", "TLSv1.3", "TLS_AES_256_GCM_SHA384", 7),
     events.TlsFailed("s1", "192.0.2.9", "wrong version number", "debug"),
     events.Notice("error", "something"),

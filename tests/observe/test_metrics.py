@@ -101,6 +101,11 @@ def test_answered() -> None:
     [
         (events.Turned("c", "connections"), "turned_away", {"limit": "connections"}),
         (events.LimitHit("s", "c", "size"), "limits_hit", {"limit": "size"}),
+        (
+            events.RuleAnswered("staff", "found", 0.0),
+            "rule_answers",
+            {"rule": "staff", "answer": "found"},
+        ),
         (events.ProxyHeaderBad("p", "why", 1), "proxy_headers_bad", {}),
         (
             events.AuthEnded("s", "c", b"PLAIN", "refused", 535, b""),
@@ -210,6 +215,7 @@ def test_table_is_what_is_exported() -> None:
     for event in (
         events.Turned("c", "x"),
         events.LimitHit("s", "c", "x"),
+        events.RuleAnswered("staff", "error", 0.5),
         events.BackendFailed("s", "b", "x", "y"),
         recipient("reject"),
     ):
