@@ -294,8 +294,8 @@ class _Journey:
         if delivery.undecided:
             found |= _Found.UNDECIDED
         chain = (*chain, _delivered_to(envelope))
-        for address in delivery.forwards:
-            found |= self._copy(address, delivery.forward_sender, chain)
+        for address, sender in delivery.forwards:
+            found |= self._copy(address, sender, chain)
             if self.deliveries > _DELIVERIES_MAX:
                 break
         return found

@@ -26,6 +26,7 @@ from proxy.qmail.dotqmail import (
     read_instructions,
     search,
 )
+from proxy.qmail.effect import Run
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.passwd import Controller
@@ -58,16 +59,15 @@ class Delivery(NamedTuple):
 
     ``reason`` is for people.  ``kept`` says that a copy reaches a file or a
     program (or nothing at all was asked for); ``undecided`` that a program
-    decides, whose answer only running it would tell.  ``forwards`` go out
-    with envelope sender ``forward_sender``.
+    decides, whose answer only running it would tell.  ``forwards`` are addresses,
+    each with the envelope sender of its copy.
     """
 
     ending: Ending
     reason: str
     kept: bool = False
     undecided: bool = False
-    forwards: tuple[bytes, ...] = ()
-    forward_sender: bytes = b""
+    forwards: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Envelope(NamedTuple):
@@ -148,7 +148,7 @@ class _LocalDelivery:
         self.envelope = envelope
         self.trail = trail
         self.walker = host.walker(Identity(controller.uid, controller.gid))
-        self.forwards: list[bytes] = []
+        self.forwards: list[tuple[bytes, bytes | None]] = []
         self.kept = False
         self.undecided = False
 
@@ -265,13 +265,13 @@ class _LocalDelivery:
             raise self._sure(_defer("first line of the dot-qmail file is blank"))
         if kind is Kind.FORWARD:
             self.trail.add(path, "forwarded to {}", argument, line=line)
-            self.forwards.append(argument)
+            self.forwards.append((argument, None))
             return True
         if forward_only:
             self.trail.add(path, "{}, but only forwards may stand here", kind.value)
             raise self._sure(_defer("file or program delivery with the x bit set"))
         if kind is Kind.PROGRAM:
-            return self._program(path, instruction, file)
+            return self._program(home, path, instruction, file)
         self._mailbox(home, path, instruction)
         return True
 
@@ -286,11 +286,12 @@ class _LocalDelivery:
         self.kept = True
 
     def _program(
-        self, path: bytes, instruction: Instruction, file: DotQmail | None
+        self, home: Place, path: bytes, instruction: Instruction, file: DotQmail | None
     ) -> bool:
         command, line = instruction.argument, instruction.line
         effect = program.effect(
-            command, self._environment(file), self.host.settings.home
+            command,
+            Run(self.host, self.walker, home, self._environment(file), self.trail),
         )
         if effect is None:
             self.trail.add(
@@ -301,14 +302,16 @@ class _LocalDelivery:
         text = "the program {} exits {}"
         self.trail.add(path, text, command, effect.code, line=line)
         if effect.fails:
-            raise self._sure(_fail("a program line refuses the mail"))
+            reason = effect.reason or "a program line refuses the mail"
+            raise self._sure(_fail(reason))
         if not effect.succeeds:
-            raise self._sure(_defer("a program line defers the mail"))
+            reason = effect.reason or "a program line defers the mail"
+            raise self._sure(_defer(reason))
         if effect.forwards:
             self.trail.add(path, "it forwards to {}", b" ".join(effect.forwards))
         else:
             self.kept = True  # the program has taken it, whatever it did with it
-        self.forwards.extend(effect.forwards)
+        self.forwards.extend((address, effect.sender) for address in effect.forwards)
         return not effect.stops
 
     def _environment(self, file: DotQmail | None) -> dict[bytes, bytes]:
@@ -337,18 +340,19 @@ class _LocalDelivery:
 
     def _end(self, sender: bytes) -> Delivery:
         """``mailforward()``: one message to all forward lines, at the end."""
-        if self.forwards:
-            for address in (sender, *self.forwards):
-                if len(address) >= _QUEUE_ADDRESS_MAX:
-                    self.trail.add(b"qmail-queue", "a forward is too long")
-                    raise self._sure(_fail("envelope address too long"))
+        forwards = tuple(
+            (address, sender if own is None else own) for address, own in self.forwards
+        )
+        for copy in forwards:
+            if max(map(len, copy)) >= _QUEUE_ADDRESS_MAX:
+                self.trail.add(b"qmail-queue", "a forward is too long")
+                raise self._sure(_fail("envelope address too long"))
         return Delivery(
             Ending.SUCCESS,
             "delivered",
             self.kept,
             self.undecided,
-            tuple(self.forwards),
-            sender,
+            forwards,
         )
 
 

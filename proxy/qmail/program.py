@@ -2,69 +2,49 @@
 
 Knows: a small, certain part of ``/bin/sh -c`` (plain words, quotes, the
 environment that qmail-local sets) and a few programs that come with qmail.
-Knows not: anything else; then the answer is "unknown", never a guess.  Called
-by ``local``.  Source: qmail-command.8, bouncesaying.1, except.1,
-condredirect.1, forward.1.
+Knows not: anything else; it asks :mod:`proxy.qmail.known`, and then the answer is
+"unknown", never a guess.  Called by ``local``.  Source: qmail-command.8,
+bouncesaying.1, except.1, condredirect.1, forward.1.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
-# exit(100) and its like; qmail-command.8, "EXIT CODES".
-_HARD = frozenset({100, 64, 65, 70, 76, 77, 78, 112})
+from proxy.qmail.effect import Effect, Run
+from proxy.qmail.known import PROGRAMS
+
 _QMAIL_BIN = b"bin/"
 
 # A program may be the argument of another, and so on.
 _WORDS_MAX = 200
 
 
-class Effect(NamedTuple):
-    """What a program would do: its exit code, and addresses it forwards to."""
-
-    code: int
-    forwards: tuple[bytes, ...] = ()
-
-    @property
-    def succeeds(self) -> bool:
-        """Exit 0 or 99 (qmail-command.8)."""
-        return self.code in (0, 99)
-
-    @property
-    def stops(self) -> bool:
-        """Exit 99: success, and the lines that follow are ignored."""
-        return self.code == 99
-
-    @property
-    def fails(self) -> bool:
-        """A permanent failure; neither this nor success is a deferral."""
-        return self.code in _HARD
-
-
-def effect(
-    command: bytes, environment: Mapping[bytes, bytes], home: bytes
-) -> Effect | None:
+def effect(command: bytes, run: Run) -> Effect | None:
     """What ``/bin/sh -c command`` would do, or ``None`` if that is unknown.
 
-    ``environment`` holds the variables whose values are certain; ``home`` is
-    qmail's home directory, for programs called by their full name.
+    Raises :class:`~proxy.qmail.errors.CannotTell` where the program reads what
+    the front door may not.
     """
-    words = split_words(command, environment)
+    words = split_words(command, run.environment)
     if not words or len(words) > _WORDS_MAX:
         return None
-    return _run(words, home, shell=True)
+    return _run(words, run, shell=True)
 
 
-def _run(words: list[bytes], home: bytes, *, shell: bool) -> Effect | None:
+def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
     name, arguments = words[0], words[1:]
+    known = PROGRAMS.get(name.rpartition(b"/")[2])
+    if known is not None:
+        return known(arguments, run)
+    home = run.host.settings.home
     if name.startswith(home + b"/" + _QMAIL_BIN):
         name = name[len(home) + 1 + len(_QMAIL_BIN) :]
         if name not in _PROGRAMS:
             return None
     if name in _PROGRAMS:
-        return _PROGRAMS[name](arguments, home)
+        return _PROGRAMS[name](arguments, run)
     if shell and name == b"exit":
         return _exit(arguments)
     if shell and name == b":":
@@ -79,7 +59,7 @@ def _run(words: list[bytes], home: bytes, *, shell: bool) -> Effect | None:
         return _test(arguments)
     if name == b"sh" and len(arguments) == 2 and arguments[0] == b"-c":
         inner = split_words(arguments[1], {})
-        return None if not inner else _run(inner, home, shell=True)
+        return None if not inner else _run(inner, run, shell=True)
     return None
 
 
@@ -103,31 +83,31 @@ def _test(arguments: list[bytes]) -> Effect | None:
     return None
 
 
-def _bouncesaying(arguments: list[bytes], home: bytes) -> Effect | None:
+def _bouncesaying(arguments: list[bytes], run: Run) -> Effect | None:
     """bouncesaying error [ program ]: bounce if there is no program, or if it
     exits 0; 111 is passed on; any other exit of the program means delivery."""
     if len(arguments) < 2:
         return Effect(100)
-    inner = _run(arguments[1:], home, shell=False)
+    inner = _run(arguments[1:], run, shell=False)
     if inner is None or inner.forwards:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
 
-def _except(arguments: list[bytes], home: bytes) -> Effect | None:
+def _except(arguments: list[bytes], run: Run) -> Effect | None:
     if not arguments:
         return Effect(100)
-    inner = _run(arguments, home, shell=False)
+    inner = _run(arguments, run, shell=False)
     if inner is None or inner.forwards:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
 
-def _condredirect(arguments: list[bytes], home: bytes) -> Effect | None:
+def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     """condredirect newaddress program: forward and stop if it exits 0."""
     if len(arguments) < 2:
         return Effect(100)
-    inner = _run(arguments[1:], home, shell=False)
+    inner = _run(arguments[1:], run, shell=False)
     if inner is None or inner.forwards:
         return None
     if inner.code == 0:
@@ -135,7 +115,7 @@ def _condredirect(arguments: list[bytes], home: bytes) -> Effect | None:
     return Effect(111) if inner.code == 111 else Effect(0)
 
 
-def _forward(arguments: list[bytes], home: bytes) -> Effect | None:
+def _forward(arguments: list[bytes], run: Run) -> Effect | None:
     return Effect(0, tuple(arguments))
 
 

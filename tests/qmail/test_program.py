@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.qmail.program import Effect, effect, split_words
+from proxy.qmail.effect import Effect, Run
+from proxy.qmail.host import QmailHost
+from proxy.qmail.program import effect, split_words
+from proxy.qmail.trail import SILENT
+from proxy.qmail.view import DirectoryView
+from proxy.qmail.walk import SUPERUSER
 from tests.support.fuzz import fuzz
 
 ENVIRONMENT = {b"EXT": b"foo", b"HOST": b"h.test", b"SENDER": b"", b"DEFAULT": b"a b"}
+HOST = QmailHost(DirectoryView(b"/"))
+WALKER = HOST.walker(SUPERUSER)
+RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +104,7 @@ def test_words(command: bytes, words: list[bytes] | None) -> None:
     ],
 )
 def test_what_is_known(command: bytes, found: Effect) -> None:
-    assert effect(command, ENVIRONMENT, b"/var/qmail") == found
+    assert effect(command, RUN) == found
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
     ],
 )
 def test_what_is_not_known(command: bytes) -> None:
-    assert effect(command, ENVIRONMENT, b"/var/qmail") is None
+    assert effect(command, RUN) is None
 
 
 @pytest.mark.parametrize(
@@ -172,5 +180,5 @@ def test_the_shell_agrees_about_words(shell: str) -> None:
 @fuzz
 @given(st.lists(PIECES | st.sampled_from([b"forward ", b"except "])).map(b"".join))
 def test_any_command_has_an_answer(command: bytes) -> None:
-    found = effect(command, ENVIRONMENT, b"/var/qmail")
+    found = effect(command, RUN)
     assert found is None or 0 <= found.code <= 255

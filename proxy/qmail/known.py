@@ -1,0 +1,12 @@
+"""The programs that are understood by reading the files that they read.
+
+Knows: which name is whose.  Knows not: the shell, and qmail's own small programs
+(:mod:`proxy.qmail.program`).  One line for each program.
+"""
+
+from __future__ import annotations
+
+from proxy.qmail.effect import Program
+
+# By the last part of the name: they are installed in many places.
+PROGRAMS: dict[bytes, Program] = {}
