@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from proxy.qmail.host import QmailHost
 from proxy.qmail.trail import Trail
+from proxy.qmail.view import OpenFile
+from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers
 from proxy.qmail.walk import Place, Walker
 
 # exit(100) and its like; qmail-command.8, "EXIT CODES".
@@ -22,13 +24,18 @@ class Effect(NamedTuple):
 
     ``sender`` is the envelope sender of what it forwards, ``None`` for the one
     that qmail-local's own forwards get ($NEWSENDER).  ``reason`` is for people,
-    where there is more to say than the exit code.
+    where there is more to say than the exit code.  ``kept`` says that a copy stays
+    here beside what is forwarded; ``undecided`` that the exit code is only hoped
+    for; ``full`` that it is for want of room in the mailbox.
     """
 
     code: int
     forwards: tuple[bytes, ...] = ()
     sender: bytes | None = None
     reason: str = ""
+    kept: bool = False
+    undecided: bool = False
+    full: bool = False
 
     @property
     def succeeds(self) -> bool:
@@ -46,11 +53,22 @@ class Effect(NamedTuple):
         return self.code in _HARD
 
 
+def _no_file() -> None:
+    return None
+
+
+def _unknown(command: bytes, run: Run) -> None:
+    return None
+
+
 class Run(NamedTuple):
     """What a program of a dot-qmail line finds when it starts.
 
     ``walker`` looks at files as the user of the delivery, ``home`` is the
     current directory, ``environment`` the variables whose values are certain.
+    ``users_cdb`` opens users/cdb, ``answers`` are those of databases so far,
+    ``shell`` is what a command line comes to; ``program`` is the name by which the
+    program was called.
     """
 
     host: QmailHost
@@ -58,6 +76,10 @@ class Run(NamedTuple):
     home: Place
     environment: Mapping[bytes, bytes]
     trail: Trail
+    users_cdb: Callable[[], OpenFile | None] = _no_file
+    answers: Answers = NO_ANSWERS
+    shell: Callable[[bytes, Run], Effect | None] = _unknown
+    program: bytes = b""
 
 
 Program = Callable[[list[bytes], Run], Effect | None]

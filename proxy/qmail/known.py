@@ -7,6 +7,9 @@ Knows: which name is whose.  Knows not: the shell, and qmail's own small program
 from __future__ import annotations
 
 from proxy.qmail.effect import Program
+from proxy.qmail.vpopmail import vdelivermail
 
 # By the last part of the name: they are installed in many places.
-PROGRAMS: dict[bytes, Program] = {}
+PROGRAMS: dict[bytes, Program] = {
+    b"vdelivermail": vdelivermail,
+}

@@ -37,7 +37,7 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
     name, arguments = words[0], words[1:]
     known = PROGRAMS.get(name.rpartition(b"/")[2])
     if known is not None:
-        return known(arguments, run)
+        return known(arguments, run._replace(program=name))
     home = run.host.settings.home
     if name.startswith(home + b"/" + _QMAIL_BIN):
         name = name[len(home) + 1 + len(_QMAIL_BIN) :]
@@ -89,7 +89,7 @@ def _bouncesaying(arguments: list[bytes], run: Run) -> Effect | None:
     if len(arguments) < 2:
         return Effect(100)
     inner = _run(arguments[1:], run, shell=False)
-    if inner is None or inner.forwards:
+    if inner is None or inner.forwards or inner.undecided:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
@@ -98,7 +98,7 @@ def _except(arguments: list[bytes], run: Run) -> Effect | None:
     if not arguments:
         return Effect(100)
     inner = _run(arguments, run, shell=False)
-    if inner is None or inner.forwards:
+    if inner is None or inner.forwards or inner.undecided:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
@@ -108,7 +108,7 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     if len(arguments) < 2:
         return Effect(100)
     inner = _run(arguments[1:], run, shell=False)
-    if inner is None or inner.forwards:
+    if inner is None or inner.forwards or inner.undecided:
         return None
     if inner.code == 0:
         return Effect(99, (arguments[0],))

@@ -200,6 +200,16 @@ class _Lost(Exception):
     """The connection died; another one may do."""
 
 
+def database_url(
+    kind: str, host: str, port: int, user: str, password: str, database: str
+) -> URL:
+    """The URL of a server; what is empty, or 0, is the driver's default."""
+    place = host or None
+    return URL.create(
+        kind, user, password, place, (port or None) if place else None, database
+    )
+
+
 def expanding(query: str, *names: str) -> TextClause:
     """``query`` whose parameters ``names`` are lists: ``where x in :names``."""
     return text(query).bindparams(*(bindparam(name, expanding=True) for name in names))
