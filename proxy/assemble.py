@@ -28,11 +28,13 @@ from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
+from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
 from proxy.rules.source import Context, OnAnswer, unheard
 from proxy.rules.verdict import OnRuleError, Rule
+from proxy.rules.vpopmail import WANTS, usable
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
@@ -62,6 +64,37 @@ def host_settings(config: Config) -> HostSettings:
         default_delivery=_bytes(qmail.default_delivery),
         local_ips=local_ips,
         break_char=_bytes(qmail.break_char),
+        vpopmail=vpopmail_settings(config),
+    )
+
+
+def vpopmail_settings(config: Config) -> VpopmailSettings:
+    """What vpopmail's own files do not say."""
+    keys = config.vpopmail
+    return VpopmailSettings(
+        source=keys.source,
+        home=_bytes(keys.home) if keys.home else None,
+        qmail_ext=keys.qmail_ext,
+        layout=keys.layout,
+        refuse_deleted=keys.delete == "reject",
+        over_quota=keys.over_quota,
+        usable=usable(),
+        connections=keys.connections,
+        timeout=keys.timeout,
+    )
+
+
+def vpopmail_problem(config: Config) -> str:
+    """Why the database of ``vpopmail.source`` cannot be asked, in words; ``""`` if
+    it can."""
+    source = config.vpopmail.source
+    if source in ("auto", "cdb") or source in usable():
+        return ""
+    extra = "ldap" if source == "ldap" else "sql"
+    wanted = " and ".join(WANTS[source])
+    return (
+        f'vpopmail.source = "{source}" wants the Python packages {wanted} (install'
+        f" qmail-backstop[{extra}])"
     )
 
 
@@ -113,6 +146,8 @@ def start_problem(config: Config, host: QmailHost) -> str:
     except (KernelError, CannotTell) as error:
         path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
         return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
+    if problem := vpopmail_problem(config):
+        return problem
     if trouble := tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         return f"listen.tcprules: {trouble} ({remedy})"
