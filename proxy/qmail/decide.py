@@ -207,7 +207,7 @@ def note_trouble(host: QmailHost, error: Exception, trail: Trail) -> str:
     if isinstance(error, ControlError):
         trail.add(b"control/" + error.name, "qmail cannot read it: {}", error.why)
     elif isinstance(error, CannotTell):
-        trail.add(error.path, "the front door cannot read it: {}", error.why)
+        trail.add(error.path, "the front door cannot tell: {}", error.why)
     else:
         trail.add(host.settings.home, "{}", str(error))
     return str(error)

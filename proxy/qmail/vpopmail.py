@@ -206,8 +206,8 @@ class _Vdelivermail:
             self.to.note("names the database that has to be asked", at=place.path)
             raise Need(question)
         if isinstance(answer, NoAnswer):
-            self.to.note("no answer: {}", answer.why, at=place.path)
-            raise Exit(DEFERRED, f"vpopmail's database gives no answer: {answer.why}")
+            # vdelivermail defers, too; but what it will do then is not known now.
+            raise CannotTell(place.path, f"its database: {answer.why}")
         for asked in answer.asked:
             self.to.note("{}", asked, at=place.path)
         self.found = answer

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.support.daemon import Daemon, answers, client, wanted
+from tests.support.daemon import PATIENCE, Daemon, answers, client, wanted
 
 USER, PASSWORD, NAME = "vpopmail", 'it\'s a "secret"', "vpopmail"
 
@@ -59,9 +61,33 @@ class Postgres(Daemon):
 
     def sql(self, text: str, database: str = NAME, user: str = USER) -> str:
         """What psql says to ``text``."""
+        return client(self._psql(user, database), text, secret=PASSWORD)
+
+    def lock(self, table: str) -> Callable[[], None]:
+        """Keep everybody who reads ``table`` waiting, until the answer is called.
+
+        (Each connection has a process of its own: to freeze the server would not
+        keep those from answering.)"""
+        psql = subprocess.Popen(
+            self._psql(USER, NAME),
+            env={**os.environ, "PGPASSWORD": PASSWORD},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert psql.stdin is not None
+        assert psql.stdout is not None
+        psql.stdin.write(f"begin; lock table {table}; select 'locked';\n".encode())
+        psql.stdin.flush()
+        assert psql.stdout.readline() == b"locked\n"
+
+        def release() -> None:
+            psql.communicate(timeout=PATIENCE)
+
+        return release
+
+    def _psql(self, user: str, database: str) -> list[str]:
         command = [self._programs["psql"], "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1"]
-        command += ["-h", self.socket, "-U", user, "-d", database]
-        return client(command, text, secret=PASSWORD)
+        return [*command, "-h", self.socket, "-U", user, "-d", database]
 
 
 @contextmanager
