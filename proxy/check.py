@@ -20,6 +20,7 @@ from proxy import assemble
 from proxy.check_host import HostFiles, check_host
 from proxy.check_process import as_run_user
 from proxy.check_tls import check_reload, check_tls
+from proxy.check_vpopmail import check_vpopmail
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
@@ -81,6 +82,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield lost
         return
     yield from check_host(config, host, files)
+    yield from check_vpopmail(host, settings)
     yield from _default_delivery(config, settings, files)
 
 

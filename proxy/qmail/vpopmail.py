@@ -44,6 +44,11 @@ _DOMAIN_MAX = 96
 _ALIAS_NAME_MAX = 64  # valias_select() of files
 _ALIAS_LINE, _QMAIL_LINE = 160, 500  # fgets(3): a byte less is read at a time
 
+SOURCE_NOT_KNOWN = "where its users are is not known: {} found (vpopmail.source)"
+NOT_USABLE = "the users are in {}, which cannot be asked here"
+EXTENSION_NOT_KNOWN = "with qmail-ext, {} takes this: not known (vpopmail.qmail_ext)"
+"""Steps of the trail that ask the administrator for something."""
+
 
 class _Domain(NamedTuple):
     """``vget_assign()``: the real domain and its directory."""
@@ -106,7 +111,7 @@ class _Vdelivermail:
             raise Exit(BOUNCED, "mail is looping")
         if kind != CDB:
             if kind not in self.settings.usable:
-                self.to.note("users are in {}, which cannot be asked here", kind)
+                self.to.note(NOT_USABLE, kind)
                 self.to.leave_undecided()
                 return
             self._ask(kind, built, extensions)
@@ -157,9 +162,8 @@ class _Vdelivermail:
         kinds = self._kinds_by_files()
         if len(kinds) == 1:
             return kinds[0], built
-        shown = " and ".join(kinds) or "no source"
-        text = "{} of users found: which one counts is not known (vpopmail.source)"
-        self.to.note(text, shown)
+        shown = " and ".join(kinds) or "nothing"
+        self.to.note(SOURCE_NOT_KNOWN, shown)
         return "", built
 
     def _kinds_by_files(self) -> list[str]:
@@ -329,8 +333,7 @@ class _Vdelivermail:
             return False
         if self._alias_lines(self.base) is None and self._account(self.base) is None:
             return False
-        self.to.note("{} is there: with qmail-ext it takes this", self.base)
-        self.to.note("which is not known (vpopmail.qmail_ext)")
+        self.to.note(EXTENSION_NOT_KNOWN, self.base)
         self.to.leave_undecided()
         return True
 

@@ -178,5 +178,7 @@ def build(settings: Settings, context: Context) -> QmailRule:
         context.host,
         guard_relay=context.guard_relay,
         allow_percenthack=context.allow_percenthack,
-        databases=VpopmailDatabases(context.host.settings.vpopmail),
+        databases=VpopmailDatabases(
+            context.host.settings.vpopmail, context.on_answer, context.on_error
+        ),
     )

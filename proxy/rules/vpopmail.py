@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os.path
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -29,11 +30,15 @@ from proxy.qmail.vpopmail_data import (
     leading_number,
 )
 from proxy.qmail.vpopmail_settings import VpopmailSettings
-from proxy.rules.source import SourceDown
+from proxy.rules.source import OnAnswer, Says, SourceDown, unheard
+from proxy.rules.verdict import OnRuleError
 
 if TYPE_CHECKING:
     from proxy.rules.database import Database
     from proxy.rules.directory import Directory
+
+NAME = "vpopmail"
+"""What log and metrics call these databases."""
 
 WANTS: Mapping[str, tuple[str, ...]] = {
     MYSQL: ("sqlalchemy", "greenlet", "asyncmy"),
@@ -66,16 +71,32 @@ def _there(package: str) -> bool:
 class VpopmailDatabases:
     """The databases that vpopmail's own files name."""
 
-    def __init__(self, settings: VpopmailSettings) -> None:
+    def __init__(
+        self,
+        settings: VpopmailSettings,
+        on_answer: OnAnswer = unheard,
+        on_error: OnRuleError | None = None,
+    ) -> None:
+        """``on_answer`` hears of every answer, under :data:`NAME`; ``on_error`` why
+        there was none."""
         self._settings = settings
+        self._on_answer = on_answer
+        self._on_error = on_error
         self._asked: dict[Backend, _Tables | _Entries] = {}
 
     async def ask(self, question: Question) -> Found | NoAnswer:
         """The answer; what goes wrong is :class:`NoAnswer`, a deferral."""
+        began = time.monotonic()
         try:
-            return await (await self._at(question.backend)).ask(question)
+            found = await (await self._at(question.backend)).ask(question)
         except SourceDown as error:
+            self._on_answer(NAME, "error", time.monotonic() - began)
+            if self._on_error is not None:
+                self._on_error(NAME, error)
             return NoAnswer(str(error))
+        says = Says.FOUND if found.aliases or found.mailboxes else Says.MISSING
+        self._on_answer(NAME, says.value, time.monotonic() - began)
+        return found
 
     async def _at(self, backend: Backend) -> _Tables | _Entries:
         known = self._asked.get(backend)

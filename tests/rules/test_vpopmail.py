@@ -313,6 +313,31 @@ async def test_stopping_and_starting_under_load_refuses_nobody(
     await asyncio.gather(*clients)
 
 
+async def test_what_is_heard_of_it(site: Site) -> None:
+    heard: list[str] = []
+    failed: list[str] = []
+    host = vpopmail_host(site.files, usable=usable(), qmail_ext=False)
+    databases = VpopmailDatabases(
+        host.settings.vpopmail,
+        lambda name, answer, _: heard.append(f"{name} {answer}"),
+        lambda name, error: failed.append(f"{name}: {error}"),
+    )
+    rule = QmailRule(host, databases=databases)
+    await asked(rule, b"ann")
+    await asked(rule, b"nobody")
+    assert heard == ["vpopmail found"] * 2 + ["vpopmail missing"] * 2
+    assert not failed
+    site.server.stop()
+    try:
+        await asked(rule, b"nobody")
+    finally:
+        site.server.start()  # type: ignore[attr-defined]
+    assert heard[4:] == ["vpopmail error"] * 2
+    assert len(failed) == 2
+    assert "secret" not in failed[0]
+    await rule.close()
+
+
 class TestLayouts:
     """Which tables there are, where the build does not tell."""
 
