@@ -168,7 +168,9 @@ class _Vdelivermail:
 
     def _kinds_by_files(self) -> list[str]:
         kinds = []
-        if self.domain is not None:
+        if self.domain is None:
+            kinds.append(CDB)  # which knows no user then
+        else:
             directory = self._enter(self.domain.directory)
             names = b"vpasswd.cdb", b"vpasswd"
             if any(existing(self.walker, directory, name) for name in names):
@@ -179,8 +181,6 @@ class _Vdelivermail:
             except KernelError:
                 continue
             kinds.append(kind)
-        if not kinds and self.domain is None:
-            return [CDB]  # which knows no user then
         return kinds
 
     def _extensions(self, built: Build) -> bool | None:
