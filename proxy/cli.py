@@ -26,7 +26,7 @@ app = typer.Typer(
     name="backstop",
     help="An SMTP front door that refuses unknown recipients before qmail.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -151,6 +151,24 @@ def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     from proxy import check as checks
 
     raise typer.Exit(checks.run(config, os.environ, as_json=as_json))
+
+
+@app.command()
+def ready(config: ConfigOption = None) -> None:
+    """Tell whether the service that runs here takes mail; for health checks.
+
+    It asks the status page, or without one for the greeting. Exit status: 0 it
+    does, 1 it does not, 2 configuration error.
+    """
+    from proxy.config import ConfigError, load
+
+    try:
+        settings = load(config, os.environ)
+    except ConfigError as error:
+        raise _config_error(error) from error
+    from proxy import ready as readiness
+
+    raise typer.Exit(readiness.run(settings))
 
 
 @app.command()

@@ -61,6 +61,7 @@ def test_what_is_not_known_is_said_once(
     lay_out: Callable[[Files], None], told: list[str]
 ) -> None:
     files = vpopmail_files()
+    files.control(b"virtualdomains", b"v.test:v.test\na.test:a.test\n")
     lay_out(files)
     host = vpopmail_host(files)
     findings = list(check_vpopmail(host, Settings(Config(), {})))
@@ -77,6 +78,7 @@ def test_what_is_not_known_is_said_once(
 
 def test_with_a_database_the_extension_is_looked_at_too() -> None:
     files = vpopmail_files()
+    files.control(b"virtualdomains", b"v.test:v.test\n")
     own(files, HOME + b"/etc/vpopmail.pgsql", b"localhost|1|u|secret|d\n")
     host = vpopmail_host(files, usable=frozenset({"pgsql"}))
     (found,) = check_vpopmail(host, Settings(Config(), {}))

@@ -42,7 +42,7 @@ LIBRARIES = {
     "pydantic": {"config", "rules"},
     "pydantic_core": {"config", "rules"},
     "pydantic_settings": {"config"},
-    "typer": {"cli"},
+    "typer": {"cli", "manpages"},
     "click": {"cli"},
     "rich": {"explain", "check", "cli", "terminal"},
     "sqlalchemy": {"rules.database"},

@@ -19,6 +19,9 @@ from proxy.smtp.reply import BadReply, Reply, ReplyReader
 
 OnReply = Callable[[Reply], None]
 
+FINAL_DOT = "final dot"
+"""The step after which the backend may have the message, whatever happens."""
+
 
 class ChannelOwner(Protocol):
     """Whoever speaks over a channel at the moment."""
@@ -117,7 +120,7 @@ class Channel(asyncio.Protocol):
 
     def end_message(self, data: bytes, on_reply: OnReply) -> None:
         """The last bytes of a message and the final dot."""
-        self.step = "final dot"
+        self.step = FINAL_DOT
         self._waiting.append(on_reply)
         self.write(data + b".\r\n")
 

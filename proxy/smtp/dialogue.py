@@ -16,7 +16,7 @@ from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import UNDER_WAY, State
+from proxy.smtp.state import OTHERS_TURN, UNDER_WAY, State
 from proxy.smtp.transaction import Transaction
 from proxy.smtp.verbs import VERBS, recipient_decided, unimplemented
 
@@ -84,11 +84,7 @@ class Dialogue:
     @property
     def waiting(self) -> bool:
         """Whether it is not the client's turn, but the rules' or backend's."""
-        return (
-            self.state is State.ASKING
-            or self.state is State.ENDED
-            or self._outbox.waiting
-        )
+        return self._outbox.waiting or self.state in OTHERS_TURN
 
     @property
     def idle(self) -> bool:
@@ -117,7 +113,10 @@ class Dialogue:
         self._work()
 
     def decided(self, verdict: Reply | Pending) -> None:
-        """The answer that :meth:`Driver.decide` put off."""
+        """The answer that :meth:`Driver.decide` put off; nobody hears it any more
+        if the session was ended meanwhile."""
+        if self.state is not State.DECIDING:
+            return
         self.state = State.COMMAND
         recipient_decided(self, self._asked, verdict)
         self._work()

@@ -67,7 +67,7 @@ def _rcpt(dialogue: Dialogue, argument: bytes) -> None:
     verdict = dialogue._driver.decide(read_path(argument), argument)
     if verdict is Pending.LATER:
         dialogue._asked = argument
-        dialogue.state = State.ASKING
+        dialogue.state = State.DECIDING
         return
     recipient_decided(dialogue, argument, verdict)
 

@@ -108,6 +108,22 @@ async def test_the_client_leaves_while_the_backend_is_silent(
         assert ended == ([("unknown", how == "fin")] if step == "dot" else [])
 
 
+async def test_a_forced_end_after_the_final_dot_is_told() -> None:
+    """The backend may have the mail: the log says so, whoever ended the session."""
+    async with running(fake=FakeQmail({"dot": SILENT})) as front:
+        client = await RawClient.connect(front.port)
+        await client.send(ENVELOPE + b"DATA\r\nx\r\n.\r\n")
+        await front.until(lambda: front.fake.stalled == 1)
+        (session,) = front.door.sessions
+        assert session.shut_down(now=True)
+        assert codes(await client.rest())[-1] == 421
+        await client.close()
+        front.pass_time(10_000)
+        await nothing_left(front)
+        (ended,) = front.of(MessageEnded)
+        assert (ended.outcome, ended.heard) == ("unknown", False)  # type: ignore[union-attr]
+
+
 SAYS = {
     "greeting": b"220 fake ESMTP\r\n",
     "EHLO": b"250-fake\r\n250 PIPELINING\r\n",

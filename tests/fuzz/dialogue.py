@@ -170,7 +170,7 @@ class _World:
     def turn(self) -> None:
         """One more thing happens."""
         kind = self.choose(16)
-        if kind == 0 and self.engaged and "verdict" not in self.owed:
+        if kind == 0 and self.engaged:
             self.fail()
         elif kind == 1:
             self.dialogue.pause()
