@@ -7,11 +7,8 @@ backend.  Knows not: when a part is started.  Called by ``service``,
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +17,7 @@ from proxy.config import Config
 from proxy.config.model import Backend as BackendKeys
 from proxy.config.rules import rule_module, rule_names
 from proxy.front.trusted import Trusted
+from proxy.interfaces import interface_addresses
 from proxy.privileges import Needs
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
@@ -28,11 +26,13 @@ from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
+from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
 from proxy.rules.source import Context, OnAnswer, unheard
 from proxy.rules.verdict import OnRuleError, Rule
+from proxy.rules.vpopmail import WANTS, usable
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
@@ -63,6 +63,37 @@ def host_settings(config: Config) -> HostSettings:
         local_ips=local_ips,
         break_char=_bytes(qmail.break_char),
         ezmlm_unknown_words=qmail.ezmlm_unknown_words == "accept",
+        vpopmail=vpopmail_settings(config),
+    )
+
+
+def vpopmail_settings(config: Config) -> VpopmailSettings:
+    """What vpopmail's own files do not say."""
+    keys = config.vpopmail
+    return VpopmailSettings(
+        source=keys.source,
+        home=_bytes(keys.home) if keys.home else None,
+        qmail_ext=keys.qmail_ext,
+        layout=keys.layout,
+        refuse_deleted=keys.delete == "reject",
+        over_quota=keys.over_quota,
+        usable=usable(),
+        connections=keys.connections,
+        timeout=keys.timeout,
+    )
+
+
+def vpopmail_problem(config: Config) -> str:
+    """Why the database of ``vpopmail.source`` cannot be asked, in words; ``""`` if
+    it can."""
+    source = config.vpopmail.source
+    if source in ("auto", "cdb") or source in usable():
+        return ""
+    extra = "ldap" if source == "ldap" else "sql"
+    wanted = " and ".join(WANTS[source])
+    return (
+        f'vpopmail.source = "{source}" wants the Python packages {wanted} (install'
+        f" qmail-backstop[{extra}])"
     )
 
 
@@ -123,6 +154,8 @@ def start_problem(config: Config, host: QmailHost) -> str:
     except (KernelError, CannotTell) as error:
         path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
         return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
+    if problem := vpopmail_problem(config):
+        return problem
     if trouble := tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         return f"listen.tcprules: {trouble} ({remedy})"
@@ -376,48 +409,3 @@ def _control(host: QmailHost, read: Callable[[ControlFiles], T], default: T) -> 
         return read(host.moment().control())
     except (ControlError, KernelError, CannotTell):
         return default
-
-
-# The addresses of this host, as ipme.c of qmail finds them: netdevice(7).
-
-_SIOCGIFCONF = 0x8912
-_SIOCGIFFLAGS = 0x8913
-_IFF_UP = 1
-_NAME_SIZE = 16
-_REQUEST_SIZE = _NAME_SIZE + struct.calcsize("@LLHBBB0L")  # struct ifreq
-_REQUESTS_MAX = 4096
-
-_WITHOUT_NETWORK = frozenset({b"0.0.0.0", b"127.0.0.1"})
-
-
-def interface_addresses() -> frozenset[bytes]:
-    """The IPv4 addresses of this host's interfaces that are up, and 0.0.0.0,
-    which qmail takes for this host too."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            return frozenset({b"0.0.0.0", *_interfaces_up(sock)})
-    except OSError:
-        return _WITHOUT_NETWORK
-
-
-def _interfaces_up(sock: socket.socket) -> list[bytes]:
-    buffer = array.array("B", bytes(_REQUESTS_MAX * _REQUEST_SIZE))
-    wanted = struct.pack("@iP", len(buffer), buffer.buffer_info()[0])
-    answer = fcntl.ioctl(sock, _SIOCGIFCONF, wanted)
-    length: int = struct.unpack("@iP", answer)[0]
-    content = buffer.tobytes()[:length]
-    found = []
-    for start in range(0, length, _REQUEST_SIZE):
-        request = content[start : start + _REQUEST_SIZE]
-        family = struct.unpack_from("@H", request, _NAME_SIZE)[0]
-        if family == socket.AF_INET and _is_up(sock, request[:_NAME_SIZE]):
-            address = request[_NAME_SIZE + 4 : _NAME_SIZE + 8]
-            found.append(socket.inet_ntoa(address).encode())
-    return found
-
-
-def _is_up(sock: socket.socket, name: bytes) -> bool:
-    request = name.ljust(_REQUEST_SIZE, b"\0")
-    answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
-    flags: int = struct.unpack_from("@H", answer, _NAME_SIZE)[0]
-    return bool(flags & _IFF_UP)

@@ -20,10 +20,12 @@ from proxy import assemble
 from proxy.check_host import HostFiles, check_host
 from proxy.check_process import as_run_user
 from proxy.check_tls import check_reload, check_tls
+from proxy.check_vpopmail import check_vpopmail
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
 from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
+from proxy.interfaces import interface_addresses
 from proxy.qmail.host import QmailHost
 
 GOOD, WRONG, BAD_CONFIG = 0, 1, 2
@@ -81,6 +83,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield lost
         return
     yield from check_host(config, host, files)
+    yield from check_vpopmail(host, settings)
     yield from _default_delivery(config, settings, files)
 
 
@@ -89,7 +92,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _network(config: Config, settings: Settings) -> Iterator[Finding]:
     listen = config.listen.all_sockets
-    local = {ip.decode() for ip in assemble.interface_addresses()}
+    local = {ip.decode() for ip in interface_addresses()}
     key: KeyPath = ("listen", "addresses")
     for address in sorted({a for a in listen if a.port and listen.count(a) > 1}):
         what = f"has {address} twice"

@@ -38,12 +38,14 @@ LIBRARIES = {
     "aiosmtplib": {"backend.channel", "backend.connect"},
     "aiohttp": {"observe.status"},
     "prometheus_client": {"observe.metrics"},
+    "ldap": {"rules.directory"},
     "pydantic": {"config", "rules"},
     "pydantic_core": {"config", "rules"},
     "pydantic_settings": {"config"},
     "typer": {"cli", "manpages"},
     "click": {"cli"},
     "rich": {"explain", "check", "cli", "terminal"},
+    "sqlalchemy": {"rules.database"},
     "uvloop": {"service"},
 }
 

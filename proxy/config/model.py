@@ -48,6 +48,7 @@ from proxy.config.values import (
     split_list,
     tables,
 )
+from proxy.config.vpopmail import Vpopmail
 from proxy.config.ways import Ways
 
 Rule = Annotated[SerializeAsAny[RuleKeys], BeforeValidator(read_rule)]
@@ -393,6 +394,7 @@ class Config(Section):
     listen: Listen = Listen()
     tls: Tls = Tls()
     qmail: Qmail = Qmail()
+    vpopmail: Vpopmail = Vpopmail()
     backend: Annotated[
         tuple[Backend, ...],
         BeforeValidator(one_or_more),

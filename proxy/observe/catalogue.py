@@ -124,8 +124,9 @@ TABLE = (
         "backstop_rule_answers_total",
         "counter",
         ("rule", "answer"),
-        "What sources of recipients said, those of type qmail aside: found, missing, "
-        "accept, reject, defer, pass, error, timeout, remembered, last known good.",
+        "What sources of recipients said, those of type qmail aside (`vpopmail` are "
+        "the databases behind vpopmail): found, missing, accept, reject, defer, pass, "
+        "error, timeout, remembered, last known good.",
     ),
     Entry(
         "backstop_rule_seconds_total",

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from proxy.qmail.host import QmailHost
 from proxy.qmail.trail import Trail
+from proxy.qmail.view import OpenFile
+from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers
 from proxy.qmail.walk import Place, Walker
 
 # exit(100) and its like; qmail-command.8, "EXIT CODES".
@@ -24,7 +26,9 @@ class Effect(NamedTuple):
     that qmail-local's own forwards get ($NEWSENDER).  ``reason`` is for people,
     where there is more to say than the exit code.  ``passes``: success means no
     more than that the next line may have the mail.  ``inner`` is what programs
-    that it ran forwarded by themselves.
+    that it ran forwarded by themselves.  ``kept`` says that a copy stays here beside
+    what is forwarded; ``undecided`` that the exit code is only hoped for; ``full``
+    that it is for want of room in the mailbox.
     """
 
     code: int
@@ -33,6 +37,9 @@ class Effect(NamedTuple):
     reason: str = ""
     passes: bool = False
     inner: tuple[Effect, ...] = ()
+    kept: bool = False
+    undecided: bool = False
+    full: bool = False
 
     def copies(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Every address that is forwarded to, with the sender of its copy."""
@@ -57,6 +64,10 @@ class Effect(NamedTuple):
         return self.code in _HARD
 
 
+def _no_file() -> None:
+    return None
+
+
 class Run(NamedTuple):
     """What a program of a dot-qmail line finds when it starts.
 
@@ -64,7 +75,9 @@ class Run(NamedTuple):
     current directory, ``environment`` the variables whose values are certain.
     ``shell`` answers for a command line that the program runs itself, and
     ``depth`` says how many programs have run one another so far.  ``piped``: it
-    gets the message by a pipe, which cannot be read twice.
+    gets the message by a pipe, which cannot be read twice.  ``users_cdb`` opens
+    users/cdb, ``answers`` are those of databases so far; ``program`` is the name by
+    which the program was called.
     """
 
     host: QmailHost
@@ -75,6 +88,9 @@ class Run(NamedTuple):
     shell: Callable[[bytes, Run], Effect | None]
     depth: int = 0
     piped: bool = False
+    users_cdb: Callable[[], OpenFile | None] = _no_file
+    answers: Answers = NO_ANSWERS
+    program: bytes = b""
 
 
 Program = Callable[[list[bytes], Run], Effect | None]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from proxy.qmail.cache import FileCache
 from proxy.qmail.moment import Moment
 from proxy.qmail.view import FileView
+from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.qmail.walk import Identity, Walker
 
 # Seconds for which one look may serve several callers.
@@ -40,6 +41,7 @@ class HostSettings:
     unsafe_mode: int = 0o002
     alias_user: bytes = b"alias"
     ezmlm_unknown_words: bool = True
+    vpopmail: VpopmailSettings = field(default_factory=VpopmailSettings)
 
 
 @dataclass(slots=True)

@@ -10,9 +10,11 @@ from proxy.qmail import ezmlm
 from proxy.qmail.dotforward import dot_forward
 from proxy.qmail.effect import Program
 from proxy.qmail.fastforward import fastforward
+from proxy.qmail.vpopmail import vdelivermail
 
 # By the last part of the name: they are installed in many places.
 PROGRAMS: dict[bytes, Program] = {
+    b"vdelivermail": vdelivermail,
     b"fastforward": fastforward,
     b"dot-forward": dot_forward,
     **ezmlm.PROGRAMS,

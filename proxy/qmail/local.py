@@ -29,18 +29,12 @@ from proxy.qmail.dotqmail import (
 from proxy.qmail.effect import Run
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
+from proxy.qmail.mailboxes import maildir_fault, mbox_fault
+from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller
 from proxy.qmail.trail import SILENT, Trail
-from proxy.qmail.walk import (
-    SEARCH,
-    SUPERUSER,
-    WRITE,
-    Identity,
-    Listed,
-    Missing,
-    Place,
-    Walker,
-)
+from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers
+from proxy.qmail.walk import SUPERUSER, Identity, Listed, Place
 
 # qmail-queue.c, ADDR: a longer envelope address is refused for good.
 _QUEUE_ADDRESS_MAX = 1003
@@ -60,7 +54,7 @@ class Delivery(NamedTuple):
     ``reason`` is for people.  ``kept`` says that a copy reaches a file or a
     program (or nothing at all was asked for); ``undecided`` that a program
     decides, whose answer only running it would tell.  ``forwards`` are addresses,
-    each with the envelope sender of its copy.
+    each with the envelope sender of its copy.  ``full``: for want of room only.
     """
 
     ending: Ending
@@ -68,6 +62,7 @@ class Delivery(NamedTuple):
     kept: bool = False
     undecided: bool = False
     forwards: tuple[tuple[bytes, bytes], ...] = ()
+    full: bool = False
 
 
 class Envelope(NamedTuple):
@@ -86,12 +81,12 @@ class _Stop(Exception):
         self.delivery = delivery
 
 
-def _defer(reason: str) -> _Stop:
-    return _Stop(Delivery(Ending.DEFERRAL, reason))
+def _defer(reason: str, *, full: bool = False) -> _Stop:
+    return _Stop(Delivery(Ending.DEFERRAL, reason, full=full))
 
 
-def _fail(reason: str) -> _Stop:
-    return _Stop(Delivery(Ending.FAILURE, reason))
+def _fail(reason: str, *, full: bool = False) -> _Stop:
+    return _Stop(Delivery(Ending.FAILURE, reason, full=full))
 
 
 NO_MAILBOX = "no mailbox here by that name"
@@ -99,17 +94,25 @@ NO_DELIVERY = Delivery(Ending.FAILURE, NO_MAILBOX)
 
 
 def deliver(
-    host: QmailHost, controller: Controller, envelope: Envelope, trail: Trail
+    host: QmailHost,
+    controller: Controller,
+    envelope: Envelope,
+    trail: Trail,
+    moment: Moment,
+    answers: Answers = NO_ANSWERS,
 ) -> Delivery:
     """What ``qmail-local`` would do with ``envelope`` for ``controller``.
 
+    ``answers`` are those of databases that a program of a dot-qmail line asks.
     Raises :class:`~proxy.qmail.errors.CannotTell` where the front door cannot
-    see what qmail would see.
+    see what qmail would see, :class:`~proxy.qmail.vpopmail_data.Need` where another
+    answer is wanted.
     """
     if trail is SILENT and _nothing_there(host, controller):
         return NO_DELIVERY
     try:
-        return _LocalDelivery(host, controller, envelope, trail).run()
+        it = _LocalDelivery(host, controller, envelope, trail, moment, answers)
+        return it.run()
     except _Stop as stop:
         return stop.delivery
 
@@ -142,8 +145,12 @@ class _LocalDelivery:
         controller: Controller,
         envelope: Envelope,
         trail: Trail,
+        moment: Moment,
+        answers: Answers,
     ) -> None:
         self.host = host
+        self.moment = moment
+        self.answers = answers
         self.controller = controller
         self.envelope = envelope
         self.trail = trail
@@ -290,17 +297,17 @@ class _LocalDelivery:
         self, home: Place, path: bytes, instruction: Instruction, file: DotQmail | None
     ) -> bool:
         command, line = instruction.argument, instruction.line
-        effect = program.effect(
-            command,
-            Run(
-                self.host,
-                self.walker,
-                home,
-                self._environment(file),
-                self.trail,
-                program.effect,
-            ),
+        run = Run(
+            self.host,
+            self.walker,
+            home,
+            self._environment(file),
+            self.trail,
+            program.effect,
+            users_cdb=self.moment.users_cdb,
+            answers=self.answers,
         )
+        effect = program.effect(command, run)
         if effect is None:
             self.trail.add(
                 path, "undecided: the program {} decides", command, line=line
@@ -312,16 +319,17 @@ class _LocalDelivery:
         self.trail.add(path, text, command, effect.code, line=line)
         if effect.fails:
             reason = effect.reason or "a program line refuses the mail"
-            raise self._sure(_fail(reason))
+            raise self._sure(_fail(reason, full=effect.full))
         if not effect.succeeds:
             reason = effect.reason or "a program line defers the mail"
-            raise self._sure(_defer(reason))
+            raise self._sure(_defer(reason, full=effect.full))
         copies = list(effect.copies())
         if copies:
             addresses = b" ".join(address for address, _ in copies)
             self.trail.add(path, "it forwards to {}", addresses)
-        elif not effect.passes:
+        if effect.kept or not (copies or effect.passes):
             self.kept = True  # the program has taken it, whatever it did with it
+        self.undecided = self.undecided or effect.undecided
         self.forwards += copies
         return not effect.stops
 
@@ -368,54 +376,3 @@ class _LocalDelivery:
             self.undecided,
             forwards,
         )
-
-
-def mbox_fault(walker: Walker, home: Place, path: bytes) -> str | None:
-    """Why ``open_append`` or the writing would fail, or ``None``.
-
-    mbox.5; qmail-local.c, ``mailfile()``: open for append, created with mode
-    0600, written, fsync(2).
-    """
-    try:
-        found = walker.walk(_plain(path), home)
-    except KernelError as error:
-        return str(error)
-    if isinstance(found, Missing):
-        if walker.identity.may(found.directory, WRITE | SEARCH):
-            return None
-        return "it does not exist, and its directory is not writable"
-    if not walker.identity.may(found.status, WRITE):
-        return "not writable for the user"
-    if not stat_bits.S_ISREG(found.status.st_mode):
-        return "not a regular file"
-    return None
-
-
-def _plain(path: bytes) -> bytes:
-    """``./Maildir`` is ``Maildir``, by far the most frequent, and one look."""
-    name = path[2:]
-    if path.startswith(b"./") and name and b"/" not in name:
-        return name
-    return path
-
-
-def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
-    """Why a delivery to the Maildir would fail, or ``None``.
-
-    maildir.5; qmail-local.c, ``maildir_child()``: chdir, a new file in tmp,
-    a link to it in new.
-    """
-    try:
-        maildir = walker.enter(_plain(path.rstrip(b"/")) or path, home)
-    except KernelError as error:
-        return str(error)
-    devices = set()
-    for name in (b"tmp", b"new"):
-        try:
-            directory = walker.enter(name, maildir)
-        except KernelError as error:
-            return f"{name.decode()}: {error}"
-        if not walker.identity.may(directory.status, WRITE | SEARCH):
-            return f"{name.decode()} is not writable for the user"
-        devices.add(directory.status.st_dev)
-    return None if len(devices) == 1 else "tmp and new are on two file systems"

@@ -147,7 +147,15 @@ def _only(endings: list[_Ending]) -> Effect | None:
     if first.code is None or len(alike) > 1:
         return None
     taken = any(each.taken for each in endings)
-    return Effect(first.code, reason=first.reason, passes=not taken, inner=first.done)
+    return Effect(
+        first.code,
+        reason=first.reason,
+        passes=not taken,
+        inner=first.done,
+        kept=any(each.kept for each in first.done),
+        undecided=any(each.undecided for each in first.done),
+        full=any(each.full for each in first.done),
+    )
 
 
 def _copies(ending: _Ending) -> list[tuple[bytes, bytes | None]]:
@@ -158,7 +166,7 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
     name, arguments = words[0], words[1:]
     known = PROGRAMS.get(name.rpartition(b"/")[2])
     if known is not None:
-        return known(arguments, run)
+        return known(arguments, run._replace(program=name))
     home = run.host.settings.home
     if name.startswith(home + b"/" + _QMAIL_BIN):
         name = name[len(home) + 1 + len(_QMAIL_BIN) :]
@@ -216,7 +224,7 @@ def _bouncesaying(arguments: list[bytes], run: Run) -> Effect | None:
     if len(arguments) < 2:
         return Effect(100)
     inner = _run(arguments[1:], run, shell=False)
-    if inner is None or any(inner.copies()):
+    if inner is None or any(inner.copies()) or inner.undecided:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
@@ -225,7 +233,7 @@ def _except(arguments: list[bytes], run: Run) -> Effect | None:
     if not arguments:
         return Effect(100)
     inner = _run(arguments, run, shell=False)
-    if inner is None or any(inner.copies()):
+    if inner is None or any(inner.copies()) or inner.undecided:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
@@ -235,7 +243,7 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     if len(arguments) < 2:
         return Effect(100)
     inner = _run(arguments[1:], run, shell=False)
-    if inner is None or any(inner.copies()):
+    if inner is None or any(inner.copies()) or inner.undecided:
         return None
     if inner.code == 0:
         return Effect(99, (arguments[0],))

@@ -57,6 +57,9 @@ NO_BOUNCES = Reply(550, b"5.7.1 no bounces are taken for this recipient")
 BAD_SENDER = Reply(553, b"5.7.1 your envelope sender is not accepted here")
 NOT_RELAYED = Reply(553, b"5.7.1 relaying to that domain is not allowed")
 RECIPIENT_DEFERRED = Reply(451, b"4.3.0 cannot check this recipient now")
+# vpopmail bounces what does not fit, whatever the sender does later.
+MAILBOX_FULL = Reply(552, b"5.2.2 mailbox full")
+MAILBOX_FULL_NOW = Reply(452, b"4.2.2 mailbox full now")
 MAILBOX_DEFERRED = Reply(451, b"4.2.0 mailbox not available now")
 
 # RFC 5321 §4.5.3.1.10, for another reason: the rest in a transaction of its own.

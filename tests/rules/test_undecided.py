@@ -7,7 +7,7 @@ import pytest
 from proxy.qmail.host import QmailHost
 from proxy.rules.qmail import QmailRule
 from proxy.rules.undecided import Policy
-from proxy.rules.verdict import Kind, Question
+from proxy.rules.verdict import Kind, Question, Verdict
 from proxy.smtp import replies
 from tests.support.files import ALICE, mail_host_files
 
@@ -21,6 +21,12 @@ def rule(policy: Policy) -> QmailRule:
     files.dir(b"/home/alice/dir", uid=ALICE)
     files.file(b"/home/alice/.qmail-sure", b"./mbox\n", uid=ALICE)
     return QmailRule(QmailHost(files), undecided=policy)
+
+
+def asked(judge: QmailRule, question: Question) -> Verdict:
+    verdict = judge.ask(question)
+    assert isinstance(verdict, Verdict)
+    return verdict
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_the_policy(
     local: bytes,
 ) -> None:
     question = Question(local + b"@example.test", sender, traced=traced)
-    verdict = rule(policy).ask(question)
+    verdict = asked(rule(policy), question)
     assert verdict.kind is kind
     assert verdict.undecided
     assert verdict.reply == (reply or verdict.reply)
@@ -56,17 +62,17 @@ def test_the_policy(
 
 @pytest.mark.parametrize("policy", ["accept", "no-null-sender", "defer", "reject"])
 def test_what_is_known_is_left_alone(policy: Policy) -> None:
-    asked = rule(policy)
-    sure = asked.ask(Question(b"alice-sure@example.test"))
+    judge = rule(policy)
+    sure = asked(judge, Question(b"alice-sure@example.test"))
     assert sure.kind is Kind.ACCEPT
     assert not sure.undecided
-    unknown = asked.ask(Question(b"alice-nobody@example.test"))
+    unknown = asked(judge, Question(b"alice-nobody@example.test"))
     assert unknown.reply == replies.NO_SUCH_RECIPIENT
     assert not unknown.undecided
 
 
 def test_the_reason_names_the_program() -> None:
-    verdict = rule("accept").ask(Question(b"alice@example.test", SENDER))
+    verdict = asked(rule("accept"), Question(b"alice@example.test", SENDER))
     assert verdict.reason == "undecided: the program maildrop decides"
-    verdict = rule("accept").ask(Question(b"alice-to@example.test", SENDER))
+    verdict = asked(rule("accept"), Question(b"alice-to@example.test", SENDER))
     assert verdict.reason == "forwarded; undecided: the program maildrop decides"
