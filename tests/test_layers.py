@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "observe": {"observe"},
     "front": {"front", "backend", "rules", "smtp", "observe.events"},
     "config": {"config"},
+    "report": {"report", "observe.lines"},
 }
 
 # The only places for these libraries; "smtp" and "qmail" know none at all.
@@ -36,7 +37,7 @@ LIBRARIES = {
     "pydantic_settings": {"config"},
     "typer": {"cli"},
     "click": {"cli"},
-    "rich": {"explain", "check", "cli", "terminal"},
+    "rich": {"explain", "check", "cli", "terminal", "report.command"},
     "uvloop": {"service"},
 }
 
