@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from proxy.config.groups import check_groups
+from proxy.config.leakwatch import LeakWatch
 from proxy.config.limits import Limits
 from proxy.config.process import Process
 from proxy.config.section import Section
@@ -393,6 +394,7 @@ class Config(Section):
     limits: Limits = Limits()
     relay: Relay = Relay()
     auth: Auth = Auth()
+    leakwatch: LeakWatch = LeakWatch()
     process: Process = Process()
 
     # Set by ``sources``.

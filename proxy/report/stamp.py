@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from calendar import timegm
+from collections.abc import Callable
 
 STAMP = (
     rb"@[0-9a-f]{16,24}"
@@ -42,8 +43,8 @@ class Clock:
     """Reads times; ``now`` (seconds since 1970) tells the year of syslog's dates,
     which have none: they are at most a day in the future."""
 
-    def __init__(self, now: float | None = None) -> None:
-        self.now = time.time() if now is None else now
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.now = now
         self._kept: dict[bytes, int | None] = {}
 
     def seconds(self, head: bytes) -> int | None:
@@ -83,9 +84,9 @@ class Clock:
     def _syslog_seconds(self, match: re.Match[bytes]) -> int:
         month = _MONTHS[match[1]]
         rest = (int(match[2]), int(match[3]), int(match[4]), int(match[5]), 0, 0, -1)
-        year = time.localtime(self.now).tm_year
+        year = time.localtime(self.now()).tm_year
         when = time.mktime((year, month, *rest))
-        if when > self.now + _A_DAY:
+        if when > self.now() + _A_DAY:
             when = time.mktime((year - 1, month, *rest))
         return int(when)
 
@@ -111,7 +112,7 @@ def read_moment(text: str, clock: Clock) -> int:
     ago = re.fullmatch(r"(\d{1,6})([mhd])", text)
     if ago:
         unit = {"m": 60, "h": 3600, "d": _A_DAY}[ago[2]]
-        return int(clock.now) - int(ago[1]) * unit
+        return int(clock.now()) - int(ago[1]) * unit
     whole = text
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         whole = f"{text}T00:00:00"
