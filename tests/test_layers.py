@@ -39,6 +39,7 @@ LIBRARIES = {
     "click": {"cli"},
     "rich": {"explain", "check", "cli", "terminal", "report.command"},
     "uvloop": {"service"},
+    "compression": {"report.sources"},  # the standard library's, from 3.14 on
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

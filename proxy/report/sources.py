@@ -15,7 +15,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 STDIN = "-"
 BLOCK = 1 << 19
@@ -46,21 +46,20 @@ class Source:
     def blocks(self, advance: Advance = lambda _: None) -> Iterator[bytes]:
         """Whole lines, each with its newline; raises :class:`SourceError`."""
         try:
-            with self._open() as raw:
-                yield from _lines(_decompressed(raw, self.path), raw, advance)
+            with self._open() as raw, io.BufferedReader(raw, 1 << 16) as buffered:
+                yield from _lines(_decompressed(buffered, self.path), raw, advance)
         except (OSError, EOFError, lzma.LZMAError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "cut short"
             raise SourceError(f"{self.name}: {reason}") from error
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> io.FileIO:
         if self.path == STDIN:
-            return os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
-        return open(self.path, "rb", buffering=0)
+            return io.FileIO(os.dup(sys.stdin.fileno()), "rb")
+        return io.FileIO(self.path, "rb")
 
 
-def _decompressed(raw: IO[bytes], path: str) -> IO[bytes]:
+def _decompressed(buffered: io.BufferedReader, path: str) -> IO[bytes]:
     """By what the file begins with, and not by its name: logs are renamed."""
-    buffered: Any = io.BufferedReader(raw, 1 << 16)
     magic = buffered.peek(6)[:6]
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=buffered)  # type: ignore[return-value]
@@ -70,8 +69,7 @@ def _decompressed(raw: IO[bytes], path: str) -> IO[bytes]:
         return lzma.LZMAFile(buffered)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
         return _zstandard(buffered, path)
-    stream: IO[bytes] = buffered
-    return stream
+    return buffered
 
 
 def _zstandard(buffered: IO[bytes], path: str) -> IO[bytes]:
