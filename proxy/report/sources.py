@@ -58,7 +58,7 @@ class Source:
         return io.FileIO(self.path, "rb")
 
 
-def _decompressed(buffered: io.BufferedReader, path: str) -> IO[bytes]:
+def _decompressed(buffered: io.BufferedReader[io.FileIO], path: str) -> IO[bytes]:
     """By what the file begins with, and not by its name: logs are renamed."""
     magic = buffered.peek(6)[:6]
     if magic.startswith(b"\x1f\x8b"):
