@@ -409,3 +409,17 @@ def _control(host: QmailHost, read: Callable[[ControlFiles], T], default: T) -> 
         return read(host.moment().control())
     except (ControlError, KernelError, CannotTell):
         return default
+
+
+def restart_only(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a reload does not change."""
+    pairs = {
+        "listen.addresses": (old.listen.addresses, new.listen.addresses),
+        "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
+        "listen.workers": (old.listen.workers, new.listen.workers),
+        "status.address": (old.status.address, new.status.address),
+        "leakwatch": (old.leakwatch, new.leakwatch),
+        "log": (old.log, new.log),
+        "process": (old.process, new.process),
+    }
+    return [key for key, (before, after) in pairs.items() if before != after]

@@ -172,6 +172,53 @@ def ready(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def report(
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG...",
+            show_default=False,
+            help="Our logs, in any of the three formats: files, rotated ones too (.gz,"
+            " .bz2, .xz), directories of multilog or svlogd; - is standard input.",
+        ),
+    ],
+    qmail_log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qmail-log",
+            metavar="PATH",
+            help="qmail-send's log, likewise; may be given again. Tells what was"
+            " refused although qmail delivers, and what was let in and bounced.",
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=10_000, help="Rows of each table."),
+    ] = 10,
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="From then on: 2026-11-24T14:00 (UTC), 24h, 7d."
+        ),
+    ] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Before then.")] = "",
+    domain: Annotated[
+        str, typer.Option(metavar="DOMAIN", help="Recipients of this domain only.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell from the logs what was refused, passed on and deferred, and why.
+
+    Exit status: 0 good, 1 a log cannot be read or has no line of ours, 2 usage
+    error.
+    """
+    from proxy.report import command
+
+    asked = command.Asked(logs, qmail_log or (), top, since, until, domain)
+    raise typer.Exit(command.run(asked, as_json=as_json))
+
+
+@app.command()
 def demo() -> None:
     """Try everything out on this machine, without a qmail."""
     from proxy import demo as demonstration

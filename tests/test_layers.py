@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "observe": {"observe"},
     "front": {"front", "backend", "rules", "smtp", "observe.events"},
     "config": {"config"},
+    "report": {"report", "observe.lines"},
 }
 
 # The only places for these libraries; "smtp" and "qmail" know none at all.
@@ -44,9 +45,10 @@ LIBRARIES = {
     "pydantic_settings": {"config"},
     "typer": {"cli", "manpages"},
     "click": {"cli"},
-    "rich": {"explain", "check", "cli", "terminal"},
+    "rich": {"explain", "check", "cli", "terminal", "report.command"},
     "sqlalchemy": {"rules.database"},
     "uvloop": {"service"},
+    "compression": {"report.sources"},  # the standard library's, from 3.14 on
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from proxy.config.groups import check_groups
+from proxy.config.leakwatch import LeakWatch
 from proxy.config.limits import Limits
 from proxy.config.process import Process
 from proxy.config.rules import QmailRule, RuleKeys, read_rule
@@ -410,6 +411,7 @@ class Config(Section):
     limits: Limits = Limits()
     relay: Relay = Relay()
     auth: Auth = Auth()
+    leakwatch: LeakWatch = LeakWatch()
     process: Process = Process()
 
     # Set by ``sources``.

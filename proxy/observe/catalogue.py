@@ -87,6 +87,26 @@ TABLE = (
         "qmail.undecided says otherwise.",
     ),
     Entry(
+        "backstop_bounces_prevented_total",
+        "counter",
+        (),
+        "Recipients refused (550 5.1.1) that qmail-smtpd would have taken and qmail "
+        "would have bounced or thrown away.",
+    ),
+    Entry(
+        "backstop_bounces_leaked_total",
+        "counter",
+        ("rule",),
+        "Recipients that were let in and that qmail bounced after all, by the rule "
+        "that let them in; counted where `leakwatch.log` is set.",
+    ),
+    Entry(
+        "backstop_leakwatch_reading",
+        "gauge",
+        (),
+        "1 if the log of `leakwatch.log` can be read, else 0, also where none is set.",
+    ),
+    Entry(
         "backstop_backend_refused_recipients_total",
         "counter",
         ("class",),
