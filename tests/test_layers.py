@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "observe": {"observe"},
     "front": {"front", "backend", "rules", "smtp", "observe.events"},
     "config": {"config"},
+    "look": {"look", "qmail"},
 }
 
 # The only places for these libraries; "smtp" and "qmail" know none at all.
@@ -43,7 +44,8 @@ LIBRARIES = {
     "pydantic_settings": {"config"},
     "typer": {"cli"},
     "click": {"cli"},
-    "rich": {"explain", "check", "cli", "terminal"},
+    "rich": {"explain", "check", "cli", "terminal", "doctor.show"},
+    "dns": {"doctor.names"},
     "uvloop": {"service"},
 }
 
