@@ -29,7 +29,8 @@ async def talking(
     settings: BackendSettings, hostname: bytes
 ) -> AsyncIterator[Dialogue]:
     """Connect, and QUIT in the end.  Raises :class:`NoAnswer`."""
-    backend = Backend(patient(settings), hostname)
+    settings = patient(settings)
+    backend = Backend(settings, hostname)
     opened: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
 
     def failed(step: str, why: str) -> None:
@@ -38,7 +39,7 @@ async def talking(
 
     try:
         backend.open(None, opened.set_result, failed)
-        dialogue = Dialogue(await opened)
+        dialogue = Dialogue(await opened, settings.command_timeout)
         yield dialogue
         if not dialogue.lost:
             backend.finish(dialogue.channel)
@@ -60,8 +61,10 @@ def patient(settings: BackendSettings) -> BackendSettings:
 class Dialogue:
     """The connection's owner: asks, and waits for the answer."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, patience: float) -> None:
+        """``patience``: seconds for each answer."""
         self.channel = channel
+        self._patience = patience
         self.lost = ""
         self._waiting: asyncio.Future[Reply] | None = None
         channel.owner = self
@@ -74,11 +77,11 @@ class Dialogue:
         self._waiting = waiting
         self.channel.ask((line, waiting.set_result))
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 return await waiting
         except TimeoutError:
             verb = line.partition(b" ")[0].decode()
-            self.lost = f"no answer to {verb} within {PATIENCE:.0f} s"
+            self.lost = f"no answer to {verb} within {self._patience:g} s"
             self.channel.discard()
             raise NoAnswer(self.lost) from None
 

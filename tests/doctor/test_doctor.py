@@ -15,9 +15,14 @@ from proxy.doctor import show
 from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, worst
 from tests.live.process import run, serving, write_config
 from tests.support.backend import SILENT, FakeQmail
+from tests.support.nameserver import nameserver
 from tests.support.small_host import lay_out
 
-REFUSING = {f"RCPT TO:<backstop-interlock@{'relay-test.invalid'}>": b"553 no\r\n"}
+REFUSING = {"RCPT TO:<backstop-interlock@relay-test.invalid>": b"553 no\r\n"}
+ZONE = {
+    (f"{name}.test", "MX"): ["10 mx.example.test."]
+    for name in ("example", "virt", "more")
+}
 
 Found = dict[str, list[tuple[str, str]]]
 
@@ -41,13 +46,12 @@ def settings(tmp_path: Path, fake: FakeQmail, **more: Any) -> dict[str, Any]:
 
 
 async def examined(
-    config: Path, *options: str, env: Mapping[str, str] | None = None
+    config: Path, *, env: Mapping[str, str] | None = None
 ) -> tuple[int, Found]:
-    """Exit status, and levels with words by subject.  Nobody answers about DNS."""
-    nobody = ("--nameserver", f"127.0.0.1:{free_port()}")
-    status, out, err = await run(
-        "doctor", "-c", str(config), "--json", *(options or nobody), env=env
-    )
+    """Exit status, and levels with words by subject."""
+    async with nameserver(ZONE) as server:
+        asked = ("doctor", "-c", str(config), "--nameserver", server)
+        status, out, err = await run(*asked, "--json", env=env)
     assert err == ""
     told = json.loads(out)
     found: Found = {}
@@ -90,6 +94,7 @@ async def test_a_good_deployment(tmp_path: Path, fake: FakeQmail) -> None:
         "unknown recipient",
         f"port {port}",
         "status page",
+        "DNS",
     ):
         assert levels(found, subject) == [GREEN], found[subject]
     assert levels(found, "backend") == [GREEN, GREEN], found["backend"]
@@ -251,8 +256,9 @@ async def test_a_bad_configuration(tmp_path: Path) -> None:
 async def test_plain_lines(tmp_path: Path, fake: FakeQmail) -> None:
     keys = settings(tmp_path, fake)
     config = write_config(tmp_path / "config.toml", keys)
-    nobody = f"127.0.0.1:{free_port()}"
-    status, out, _ = await run("doctor", "-c", str(config), "--nameserver", nobody)
+    async with nameserver(ZONE) as server:
+        asked = ("doctor", "-c", str(config), "--nameserver", server)
+        status, out, _ = await run(*asked)
     lines = out.splitlines()
     assert status == 1
     assert any(line.startswith("red: front door: 127.0.0.1:") for line in lines)
