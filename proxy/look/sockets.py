@@ -67,11 +67,13 @@ def _listening(lines: Iterable[str], port: int) -> Iterator[tuple[str, str]]:
 
 
 def _address(text: str) -> str:
-    """Words of 32 bits in the machine's order."""
+    """Words of 32 bits in the machine's order; IPv4 within IPv6 is IPv4."""
     words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
     swapped = sys.byteorder == "little"
     packed = b"".join(word[::-1] if swapped else word for word in words)
-    return str(ipaddress.ip_address(packed))
+    address = ipaddress.ip_address(packed)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def _owners(inodes: set[str], proc: str) -> dict[str, tuple[int, str]]:

@@ -16,6 +16,7 @@ from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, worst
 from tests.live.process import run, serving, write_config
 from tests.support.backend import SILENT, FakeQmail
 from tests.support.nameserver import nameserver
+from tests.support.rights import let_all_enter
 from tests.support.small_host import lay_out
 
 REFUSING = {"RCPT TO:<backstop-interlock@relay-test.invalid>": b"553 no\r\n"}
@@ -237,8 +238,7 @@ async def test_it_looks_as_the_user_that_serves(
         process__group="65534",
         process__keep_read_capability=False,
     )
-    for above in list(tmp_path.parents)[:2]:
-        above.chmod(0o755)
+    let_all_enter(tmp_path)
     (tmp_path / "host/home/alice/.qmail-virt-sales").chmod(0o600)
     config = write_config(tmp_path / "config.toml", keys)
     _, found = await examined(config, env={"BACKSTOP_PROCESS__ALLOW_ROOT": "false"})

@@ -98,6 +98,8 @@ def test_ipv6(tmp_path: Path) -> None:
     proc(tmp_path, (ours, 25, 7), name="tcp6")
     assert listeners(25, str(tmp_path)) == [Listener("::1", 25)]
     assert listeners(26, str(tmp_path)) == []
+    proc(tmp_path, ("0" * 16 + "FFFF0000" + LOOPBACK, 25, 7), name="tcp6")
+    assert listeners(25, str(tmp_path)) == [Listener("127.0.0.1", 25)]
 
 
 def test_a_qmail_send_that_runs_tells_its_home(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from proxy.cli import app
 from proxy.config import load
 from proxy.config.process import Process
 from tests.support import old_hosts
+from tests.support.rights import let_all_enter
 
 GOLDEN = Path(__file__).parent.parent / "data/init"
 
@@ -188,8 +189,7 @@ def test_what_cannot_be_seen_is_told(tmp_path: Path) -> None:
     if os.getuid():
         status, text, error = run("init", "--root", str(root))
     else:
-        for path in (tmp_path, *list(tmp_path.parents)[:2]):
-            path.chmod(0o755)
+        let_all_enter(tmp_path)
 
         def as_nobody() -> tuple[int, str, str]:
             nobody = Process(user="65534", group="65534", keep_read_capability=False)
