@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from proxy.doctor import show
 from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, worst
 from tests.live.process import run, serving, write_config
+from tests.support import standin
 from tests.support.backend import SILENT, FakeQmail
 from tests.support.nameserver import nameserver
 from tests.support.rights import let_all_enter
@@ -270,3 +272,15 @@ def test_grey_is_no_worse_than_green() -> None:
     assert worst([good, unknown]) == GREEN
     assert show.summary([good, unknown]) == "all is well: 1 grey, 1 green"
     assert worst([good, Result(YELLOW, "a", "b", "c")]) == YELLOW
+
+
+async def test_a_program_for_a_backend(tmp_path: Path, fake: FakeQmail) -> None:
+    keys = settings(tmp_path, fake, backend__address=None)
+    program = Path(standin.__file__)
+    keys["backend.command"] = [sys.executable, str(program), str(tmp_path)]
+    async with serving(tmp_path, keys):
+        status, found = await examined(tmp_path / "config.toml")
+    assert status == 0
+    assert levels(found, "backend") == [GREEN]
+    assert levels(found, "relaying") == [GREY]
+    assert levels(found, "foreign recipient") == [GREEN]
