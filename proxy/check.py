@@ -36,15 +36,20 @@ def run(path: Path | None, environ: Mapping[str, str], *, as_json: bool) -> int:
     try:
         config = load(path, environ)
     except ConfigError as error:
-        findings = [Finding(ERROR, problem) for problem in error.problems]
-        _print(findings, as_json, sys.stderr if not as_json else sys.stdout)
+        bad = [Finding(ERROR, problem) for problem in error.problems]
+        _print(bad, as_json, sys.stderr if not as_json else sys.stdout)
         return BAD_CONFIG
+    all_found = findings(config, environ)
+    _print(all_found, as_json, sys.stdout)
+    return WRONG if any(found.level == ERROR for found in all_found) else GOOD
+
+
+def findings(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    """Everything that is found of a configuration, as the user that serves."""
     settings = Settings(config, environ)
     tls = list(check_tls(config, settings))
     look = partial(_found, config, environ)
-    findings = [*tls, *as_run_user(config, settings, look)]
-    _print(findings, as_json, sys.stdout)
-    return WRONG if any(found.level == ERROR for found in findings) else GOOD
+    return [*tls, *as_run_user(config, settings, look)]
 
 
 def _print(findings: list[Finding], as_json: bool, output: TextIO) -> None:

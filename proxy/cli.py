@@ -219,6 +219,56 @@ def report(
 
 
 @app.command()
+def init(
+    root: Annotated[
+        str,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Where the host's files are: a mounted disk, a container's volume.",
+        ),
+    ] = "/",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A new file for the configuration; - is standard output.",
+        ),
+    ] = "-",
+    as_json: JsonOption = False,
+) -> None:
+    """Look at a qmail host, and write a configuration that fits it.
+
+    The configuration goes to standard output or to a new file, the list of what
+    was found to standard error. Nothing else is written. Exit status: 0 good, 1 no
+    qmail was found, 2 the file could not be written.
+    """
+    from proxy import init as first_look
+
+    raise typer.Exit(first_look.run(root, output, as_json=as_json))
+
+
+@app.command()
+def doctor(
+    as_json: JsonOption = False,
+    nameserver: Annotated[
+        str,
+        typer.Option(metavar="IP[:PORT]", help="Ask this one instead of the system's."),
+    ] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Examine a deployment, end to end, and say what to do.
+
+    No mail is sent, nothing is changed. Exit status: 0 nothing is red, 1 something
+    is, 2 the configuration cannot be read.
+    """
+    from proxy.doctor import command
+
+    raise typer.Exit(command.run(config, os.environ, nameserver, as_json=as_json))
+
+
+@app.command()
 def demo() -> None:
     """Try everything out on this machine, without a qmail."""
     from proxy import demo as demonstration

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "front": {"front", "backend", "rules", "smtp", "observe.events"},
     "config": {"config"},
     "report": {"report", "observe.lines"},
+    "look": {"look", "qmail"},
 }
 
 # The only places for these libraries; "smtp" and "qmail" know none at all.
@@ -45,8 +46,16 @@ LIBRARIES = {
     "pydantic_settings": {"config"},
     "typer": {"cli", "manpages"},
     "click": {"cli"},
-    "rich": {"explain", "check", "cli", "terminal", "report.command"},
+    "rich": {
+        "explain",
+        "check",
+        "cli",
+        "terminal",
+        "report.command",
+        "doctor.show",
+    },
     "sqlalchemy": {"rules.database"},
+    "dns": {"doctor.names"},
     "uvloop": {"service"},
     "compression": {"report.sources"},  # the standard library's, from 3.14 on
 }
