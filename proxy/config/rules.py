@@ -23,7 +23,7 @@ ENTRY_POINTS = "qmail_backstop.rules"
 """The group in which other distributions name their kinds of rules: the name is
 the type, the object a module like those below ``proxy.rules``."""
 
-_OURS = ("qmail",)
+_OURS = ("qmail", "sql", "ldap")
 
 
 class RuleKeys(Section):
