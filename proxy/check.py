@@ -25,6 +25,8 @@ from proxy.config.model import KeyPath
 from proxy.config.problem import shown
 from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.qmail.host import QmailHost
+from proxy.rule_problems import check_rules
+from proxy.rules.source import Context
 
 GOOD, WRONG, BAD_CONFIG = 0, 1, 2
 
@@ -81,6 +83,8 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield lost
         return
     yield from check_host(config, host, files)
+    root = os.fsencode(config.qmail.root)
+    yield from check_rules(config, Context("", host, root))
     yield from _default_delivery(config, settings, files)
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import AbsolutePath, Text, Whole, split_list, wrong
 from proxy.rules.engine import LIMIT_SECONDS
+from proxy.rules.probe import probed
 from proxy.rules.secret import read_secret
 from proxy.rules.source import Context, Finding, Says, SourceDown, SourceRule
+from proxy.rules.trouble import Trouble
 from proxy.rules.values import NAMES, values
 from proxy.rules.verdict import Question
 from proxy.smtp import replies
@@ -61,6 +63,12 @@ class Settings(RemoteKeys):
     """An LDAP directory. The mailbox exists if the filter finds an entry. Wants the
     extra ldap: pip install 'qmail-backstop[ldap]', for which Debian needs gcc,
     libldap2-dev, libsasl2-dev and python3-dev."""
+
+    EXAMPLE: ClassVar[dict[str, object]] = {
+        "url": "ldap://127.0.0.1",
+        "base": "ou=people,dc=example,dc=org",
+        "filter": "(&(objectClass=inetOrgPerson)(mail={address}))",
+    }
 
     type: Literal["ldap"] = Field(description="The kind of source.")
     url: Annotated[Text, AfterValidator(_checked_url)] = Field(
@@ -312,3 +320,9 @@ def build(settings: Settings, context: Context) -> SourceRule:
     """The rule."""
     source = LdapSource(settings, lambda: connect(settings))
     return SourceRule(settings, source, context)
+
+
+def check(settings: Settings, context: Context) -> list[Trouble]:
+    """Whether the directory answers now, for ``backstop check``."""
+    source = LdapSource(settings, lambda: connect(settings))
+    return probed(source, settings.timeout or LIMIT_SECONDS)

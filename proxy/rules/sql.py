@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import AbsolutePath, Text, Whole, wrong
 from proxy.rules.engine import LIMIT_SECONDS
+from proxy.rules.probe import probed
 from proxy.rules.secret import read_secret
 from proxy.rules.source import Context, Finding, Says, SourceDown, SourceRule
+from proxy.rules.trouble import Trouble
 from proxy.rules.values import NAMES, values
 from proxy.rules.verdict import Question
 
@@ -66,6 +68,12 @@ Ready = Literal["vpopmail", "vpopmail-domain-tables", "vpopmail-valias", "postfi
 class Settings(RemoteKeys):
     """A database: PostgreSQL, MySQL, MariaDB or SQLite. The mailbox exists if the
     query has a row. Wants the extra sql: pip install 'qmail-backstop[sql]'."""
+
+    EXAMPLE: ClassVar[dict[str, object]] = {
+        "url": "postgresql://backstop@127.0.0.1/mail",
+        "password_file": "/etc/backstop/sql.password",
+        "query": "SELECT 1 FROM mailbox WHERE address = :address",
+    }
 
     type: Literal["sql"] = Field(description="The kind of source.")
     url: Annotated[Text, AfterValidator(_checked_url)] | None = Field(
@@ -293,3 +301,9 @@ def build(settings: Settings, context: Context) -> SourceRule:
     """The rule."""
     source = SqlSource(settings, lambda: connect(settings))
     return SourceRule(settings, source, context)
+
+
+def check(settings: Settings, context: Context) -> list[Trouble]:
+    """Whether the database answers now, for ``backstop check``."""
+    source = SqlSource(settings, lambda: connect(settings))
+    return probed(source, settings.timeout or LIMIT_SECONDS)
