@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy import capabilities
-from proxy.config import Config
+from proxy.config import Config, ConfigError
 from proxy.config.model import Backend as BackendKeys
-from proxy.config.rules import rule_module, rule_names
+from proxy.config.rules import RuleKeys, rule_module, rule_names
 from proxy.front.trusted import Trusted
 from proxy.interfaces import interface_addresses
 from proxy.privileges import Needs
@@ -31,6 +31,7 @@ from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
 from proxy.rules.source import Context, OnAnswer, unheard
+from proxy.rules.trouble import RuleError
 from proxy.rules.verdict import OnRuleError, Rule
 from proxy.rules.vpopmail import WANTS, usable
 
@@ -109,7 +110,8 @@ def engine(
     ``on_answer`` of what sources say.
 
     ``serving``: guard against becoming an open relay while running (at the
-    start, :func:`relay_problem` does).
+    start, :func:`relay_problem` does).  Raises :class:`~proxy.config.ConfigError`
+    for a rule that cannot be built.
     """
     guard = serving and not config.relay.allow_missing_rcpthosts
     percenthack = config.relay.allow_percenthack
@@ -125,8 +127,8 @@ def engine(
         on_error=on_error,
     )
     rules: list[Rule] = [
-        rule_module(keys.type).build(keys, context._replace(name=name))
-        for keys, name in zip(config.rules, rule_names(config.rules), strict=True)
+        _rule(config, number, context._replace(name=name))
+        for number, name in enumerate(rule_names(config.rules))
     ]
     # The rule qmail looks after relaying itself, and faster.
     plain = all(isinstance(rule, QmailRule) for rule in rules)
@@ -137,6 +139,18 @@ def engine(
         on_error=on_error,
         gate=None if plain else gate,
     )
+
+
+def _rule(config: Config, number: int, context: Context) -> Rule:
+    keys: RuleKeys = config.rules[number]
+    try:
+        rule: Rule = rule_module(keys.type).build(keys, context)
+    except RuleError as error:
+        from proxy.rule_problems import problem_of
+
+        problems = [problem_of(config, number, each) for each in error.troubles]
+        raise ConfigError(problems) from error
+    return rule
 
 
 def hostname(config: Config, host: QmailHost) -> bytes:

@@ -27,6 +27,8 @@ from proxy.config.problem import shown
 from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.interfaces import interface_addresses
 from proxy.qmail.host import QmailHost
+from proxy.rule_problems import check_rules
+from proxy.rules.source import Context
 
 GOOD, WRONG, BAD_CONFIG = 0, 1, 2
 
@@ -89,6 +91,8 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield from check_host(config, host, files)
     yield from check_vpopmail(host, settings)
+    root = os.fsencode(config.qmail.root)
+    yield from check_rules(config, Context("", host, root))
     yield from _default_delivery(config, settings, files)
 
 

@@ -139,7 +139,11 @@ def explain(
     if settings.process.keep_read_capability is False:
         _as_the_service(settings)
     given = [os.fsencode(address) for address in addresses]
-    raise typer.Exit(explanation.run(settings, given, asked, as_json=as_json))
+    try:
+        status = explanation.run(settings, given, asked, as_json=as_json)
+    except ConfigError as error:  # a rule's file
+        raise _config_error(error) from error
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -36,6 +36,7 @@ CANNOT_START = 2
 _LOG_SECONDS = 0.02
 
 _TROUBLE = (
+    ConfigError,
     StartError,
     BindError,
     ActivationError,

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -23,11 +23,14 @@ ENTRY_POINTS = "qmail_backstop.rules"
 """The group in which other distributions name their kinds of rules: the name is
 the type, the object a module like those below ``proxy.rules``."""
 
-_OURS = ("qmail",)
+_OURS = ("qmail", "list", "cdb", "sql", "ldap")
 
 
 class RuleKeys(Section):
-    """One kind of rule."""
+    """One kind of rule.  ``EXAMPLE`` has what config.example.toml shows instead of
+    defaults, so that its table can be used as it stands there."""
+
+    EXAMPLE: ClassVar[dict[str, object]] = {}
 
     type: str = Field(description="The kind of source.")
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import TextClause, bindparam, text
 from sqlalchemy.engine import URL, make_url
@@ -64,12 +66,17 @@ class Database:
         url: str | URL,
         limits: DatabaseLimits | None = None,
         connect_args: Mapping[str, object] | None = None,
+        *,
+        password: str = "",
     ) -> None:
         """``url`` as SQLAlchemy writes it; of the driver only the kind counts:
-        ``postgresql://user:password@host/name``.  Raises ``ValueError`` for what
-        is none, without its text, which may hold a password."""
+        ``postgresql://user:password@host/name``.  ``password`` goes before one in
+        it.  Raises ``ValueError`` for what is none, without its text, which may
+        hold a password."""
         self.limits = limits or DatabaseLimits()
         url = _with_driver(url)
+        if password:
+            url = url.set(password=password)
         self._password = url.password or ""
         self.shown = url.set(query={}).render_as_string(hide_password=True)
         self._engine = self._make_engine(url, dict(connect_args or {}))
@@ -85,6 +92,7 @@ class Database:
             # The driver wants whole seconds.
             connect_args.setdefault("connect_timeout", int(limits.connect_timeout) + 1)
         if url.drivername == DRIVERS["sqlite"]:
+            url = _read_only(url)
             # A file that another process writes to is waited for.
             connect_args.setdefault("timeout", limits.query_timeout)
         return create_async_engine(
@@ -110,7 +118,7 @@ class Database:
         """
         if self._closed:
             raise SourceDown(f"{self.shown}: closed")
-        statement = text(query) if isinstance(query, str) else query
+        statement = _statement(query) if isinstance(query, str) else query
         task = asyncio.create_task(self._twice(statement, parameters))
         try:
             done, _ = await asyncio.wait({task}, timeout=self.limits.query_timeout)
@@ -224,6 +232,24 @@ def _with_driver(url: str | URL) -> URL:
     if kind not in DRIVERS:
         raise ValueError(f"a database of kind {kind!r} cannot be asked")
     return made.set(drivername=DRIVERS[kind])
+
+
+@lru_cache(maxsize=256)
+def _statement(query: str) -> TextClause:
+    """The same one each time: it is taken apart once, and compiled once."""
+    return text(query)
+
+
+def _read_only(url: URL) -> URL:
+    """A file that is never made or written (sqlite.org/uri.html)."""
+    path = f"file:{quote(url.database or '')}"
+    return url.set(database=path, query={**url.query, "mode": "ro", "uri": "true"})
+
+
+def columns(row: Row) -> dict[str, Any]:
+    """The values of a row by the names of their columns, in lower case."""
+    names: Sequence[str] = getattr(row, "_fields", ())
+    return {name.lower(): value for name, value in zip(names, row, strict=False)}
 
 
 def _no_table(error: DBAPIError) -> bool:

@@ -101,8 +101,7 @@ class Directory:
     def _twice(self, asked: tuple[str, int, str, list[str]]) -> list[Entry] | None:
         """A kept connection may have died meanwhile; a new one may not."""
         try:
-            while self._idle:
-                kept = self._idle.pop()
+            while (kept := self._kept()) is not None:
                 try:
                     return self._once(kept, asked)
                 except (ldap.SERVER_DOWN, ldap.CONNECT_ERROR):
@@ -110,6 +109,14 @@ class Directory:
             return self._once(self._connect(), asked)
         except ldap.LDAPError as error:
             raise SourceDown(self._why(error)) from None
+
+    def _kept(self) -> Any:
+        """A connection that nobody uses; ``None`` without one.  Other threads may
+        take the last one meanwhile."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _once(
         self, connection: Any, asked: tuple[str, int, str, list[str]]
@@ -142,7 +149,11 @@ class Directory:
         connection.set_option(ldap.OPT_TIMEOUT, settings.query_timeout)
         if settings.ca is not None:
             connection.set_option(ldap.OPT_X_TLS_CACERTFILE, settings.ca)
-            connection.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
+            try:
+                connection.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
+            except ValueError:
+                why = "no certificates that can be used"
+                raise SourceDown(f"{settings.ca}: {why}") from None
         try:
             if settings.starttls:
                 connection.start_tls_s()
@@ -168,8 +179,8 @@ class Directory:
         """Close every connection; those in use when their answer is there."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        while self._idle:
-            _put_away(self._idle.pop())
+        while (kept := self._kept()) is not None:
+            _put_away(kept)
 
 
 def _put_away(connection: Any) -> None:

@@ -54,6 +54,7 @@ SHUTTING_DOWN = Reply(421, b"4.3.2 service not available, try again later")
 NO_SUCH_RECIPIENT = Reply(550, b"5.1.1 no such recipient here")
 # For whoever only may bounce into a program: not about the recipient's name.
 NO_BOUNCES = Reply(550, b"5.7.1 no bounces are taken for this recipient")
+MAILBOX_DISABLED = Reply(550, b"5.2.1 mailbox disabled")
 BAD_SENDER = Reply(553, b"5.7.1 your envelope sender is not accepted here")
 NOT_RELAYED = Reply(553, b"5.7.1 relaying to that domain is not allowed")
 RECIPIENT_DEFERRED = Reply(451, b"4.3.0 cannot check this recipient now")

@@ -10,7 +10,8 @@ from tests.support.mariadb import MariaDB, mariadb
 from tests.support.openldap import OpenLDAP, openldap
 from tests.support.postgres import Postgres, postgres
 
-# As vpopmail's directory has them, with numbers from the arc for experiments.
+# As the directories of vpopmail and qmail-ldap have them, with numbers from the arc
+# for experiments.
 SCHEMA = "\n".join(
     f"attributetype ( 1.3.6.1.4.1.4203.666.1.{number} NAME {name}"
     " EQUALITY caseIgnoreIA5Match SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )"
@@ -23,6 +24,8 @@ SCHEMA = "\n".join(
             "'mailMessageStore'",
             "( 'aa' 'aliasAddress' )",
             "( 'di' 'deliveryInstruction' )",
+            "'mailAlternateAddress'",
+            "'accountStatus'",
         ],
         start=901,
     )
@@ -32,6 +35,8 @@ SCHEMA = "\n".join(
     " mailMessageStore ) )"
     "\nobjectclass ( 1.3.6.1.4.1.4203.666.3.902 NAME 'valias' SUP top STRUCTURAL"
     " MUST aa MAY di )"
+    "\nobjectclass ( 1.3.6.1.4.1.4203.666.3.903 NAME 'mailUser' SUP top STRUCTURAL"
+    " MUST mail MAY ( uid $ mailAlternateAddress $ accountStatus ) )"
 )
 
 
@@ -51,7 +56,7 @@ def maria() -> Iterator[MariaDB]:
 
 @pytest.fixture(scope="module")
 def slapd() -> Iterator[OpenLDAP]:
-    """A running OpenLDAP that knows vpopmail's attributes."""
+    """A running OpenLDAP that knows the attributes of vpopmail and qmail-ldap."""
     pytest.importorskip("ldap")
     with openldap(SCHEMA) as server:
         yield server

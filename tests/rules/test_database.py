@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -157,8 +159,12 @@ def test_what_is_no_database_is_refused_without_its_text(url: str) -> None:
     assert "pass-word" not in str(raised.value)
 
 
-async def test_a_file_is_a_database_too(tmp_path: object) -> None:
-    database = Database(f"sqlite:///{tmp_path}/db")
+async def test_a_file_is_a_database_too(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/d b#")
+    with pytest.raises(SourceDown, match="unable to open"):
+        await database.rows(QUERY, {"name": "bob"})
+    assert not os.listdir(tmp_path)  # it is never made
+    (tmp_path / "d b#").touch()
     with pytest.raises(NoSuchTable):
         await database.rows(QUERY, {"name": "bob"})
     await database.close()

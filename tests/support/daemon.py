@@ -90,6 +90,8 @@ class Daemon:
         """Let it take connections and answer nothing, or go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+        if frozen:  # it stops a little later
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def remove(self) -> None:
         """Stop it, and forget its files."""
