@@ -31,7 +31,7 @@ from proxy.qmail.view import DirectoryView
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
-from proxy.rules.source import Context, OnAnswer, unheard
+from proxy.rules.source import Context, OnAnswer, unheard, unsaid
 from proxy.rules.verdict import OnRuleError, Rule
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
@@ -70,11 +70,12 @@ def engine(
     host: QmailHost,
     on_error: OnRuleError,
     on_answer: OnAnswer = unheard,
+    say: Callable[[str, str], None] = unsaid,
     *,
     serving: bool = False,
 ) -> Engine:
     """The configured rules on ``host``; ``on_error`` hears of rules that fail,
-    ``on_answer`` of what sources say.
+    ``on_answer`` of what sources say, ``say`` what their programs say.
 
     ``serving``: guard against becoming an open relay while running (at the
     start, :func:`relay_problem` does).
@@ -82,7 +83,7 @@ def engine(
     guard = serving and not config.relay.allow_missing_rcpthosts
     percenthack = config.relay.allow_percenthack
     root = os.fsencode(config.qmail.root)
-    context = Context("", host, root, guard, percenthack, on_answer, on_error)
+    context = Context("", host, root, guard, percenthack, on_answer, on_error, say=say)
     rules: list[Rule] = [
         rule_module(keys.type).build(keys, context._replace(name=name))
         for keys, name in zip(config.rules, rule_names(config.rules), strict=True)
@@ -217,7 +218,7 @@ def tcprules(config: Config) -> TcpRules:
 def needs(config: Config) -> Needs:
     """Which rights serving needs."""
     return Needs(
-        set_id=_commands(config),
+        set_id=_commands(config) or any(rule.runs_programs for rule in config.rules),
         addresses=any(backend.transparent for backend in config.backend),
     )
 

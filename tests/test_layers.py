@@ -25,6 +25,10 @@ MAY_IMPORT = {
         "config.rules",
         "config.section",
         "config.values",
+        # What programs are told of the client, and what they say.
+        "backend.client",
+        "backend.ear",
+        "backend.ucspi",
     },
     "backend": {"backend", "smtp"},
     "observe": {"observe"},
@@ -36,7 +40,8 @@ MAY_IMPORT = {
 LIBRARIES = {
     "aiosmtpd": {"front.session"},
     "aiosmtplib": {"backend.channel", "backend.pool"},
-    "aiohttp": {"observe.status"},
+    "aiohttp": {"observe.status", "rules.web"},
+    "yarl": {"rules.web"},
     "prometheus_client": {"observe.metrics"},
     "pydantic": {"config", "rules"},
     "pydantic_core": {"config", "rules"},

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from proxy.backend.ear import Say
 from proxy.backend.pool import Backend, BackendSettings, say_nothing
-from proxy.backend.program import Say
 
 
 class Place(NamedTuple):

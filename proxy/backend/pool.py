@@ -19,7 +19,8 @@ import aiosmtplib
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
-from proxy.backend.program import CannotStart, NoPlace, Say
+from proxy.backend.ear import Say
+from proxy.backend.program import CannotStart, NoPlace
 from proxy.backend.reach import Reach, Reached
 from proxy.backend.slots import Slots
 from proxy.smtp.auth import offered_line

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -23,11 +23,24 @@ ENTRY_POINTS = "qmail_backstop.rules"
 """The group in which other distributions name their kinds of rules: the name is
 the type, the object a module like those below ``proxy.rules``."""
 
-_OURS = ("qmail",)
+_OURS = (
+    "qmail",
+    "socketmap",
+    "tcp_table",
+    "policy",
+    "deliverabled",
+    "qmail-spp",
+    "rcptcheck",
+    "command",
+    "http",
+)
 
 
 class RuleKeys(Section):
     """One kind of rule."""
+
+    runs_programs: ClassVar[bool] = False
+    """Whether it starts programs, which may be set-id ones."""
 
     type: str = Field(description="The kind of source.")
 
