@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -29,6 +28,7 @@ ANSWER_MAX = 100_000
 _MAP = re.compile(r"[!-~]{1,100}")
 _LENGTH = re.compile(rb"[0-9]{1,6}:")
 _LENGTH_MAX = 7
+_STATUSES = (b"OK", b"NOTFOUND", b"TEMP", b"TIMEOUT", b"PERM")
 
 
 def _checked_map(text: str) -> str:
@@ -74,24 +74,29 @@ class Socketmap(BaseSource):
         await self._wires.close()
 
     async def _look_up(self, key: bytes) -> bytes | None:
-        answer = await self._wires.ask(
-            netstring(self._map + b" " + key), partial(read_netstring, ANSWER_MAX)
-        )
+        answer = await self._wires.ask(netstring(self._map + b" " + key), read_answer)
         status, _, rest = answer.partition(b" ")
         if status == b"OK":
             return rest
         if status == b"NOTFOUND":
             return None
-        if status in (b"TEMP", b"TIMEOUT", b"PERM"):
-            # PERM is a mistake in the question or the service, not a fact about the
-            # recipient: Postfix defers, too.
-            raise SourceDown(f"the service says {shown(answer)}")
-        raise SourceDown(f"not an answer: {shown(answer)}")
+        # PERM is a mistake in the question or the service, not a fact about the
+        # recipient: Postfix defers, too.
+        raise SourceDown(f"the service says {shown(answer)}")
 
 
 def netstring(data: bytes) -> bytes:
     """``data`` as a netstring (https://cr.yp.to/proto/netstrings.txt)."""
     return b"%d:%s," % (len(data), data)
+
+
+def read_answer(heard: bytes) -> bytes | None:
+    """The answer in ``heard``; ``None`` while it is not whole.  Raises
+    :class:`SourceDown`."""
+    answer = read_netstring(ANSWER_MAX, heard)
+    if answer is not None and answer.partition(b" ")[0] not in _STATUSES:
+        raise SourceDown(f"not an answer: {shown(answer)}")
+    return answer
 
 
 def read_netstring(limit: int, heard: bytes) -> bytes | None:

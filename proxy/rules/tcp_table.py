@@ -59,15 +59,13 @@ class TcpTable(BaseSource):
         await self._wires.close()
 
     async def _look_up(self, key: bytes) -> bytes | None:
-        answer = await self._wires.ask(b"get " + encoded(key) + b"\n", read_line)
+        answer = await self._wires.ask(b"get " + encoded(key) + b"\n", read_answer)
         code, _, rest = answer.partition(b" ")
         if code == b"200":
             return decoded(rest)
         if code == b"500":
             return None
-        if code == b"400":
-            raise SourceDown(f"the service says 400 {shown(decoded(rest))}")
-        raise SourceDown(f"not an answer: {shown(answer)}")
+        raise SourceDown(f"the service says 400 {shown(decoded(rest))}")
 
 
 def encoded(key: bytes) -> bytes:
@@ -78,6 +76,15 @@ def encoded(key: bytes) -> bytes:
 def decoded(value: bytes) -> bytes:
     """The other way."""
     return _CODED.sub(lambda match: bytes([int(match[1], 16)]), value)
+
+
+def read_answer(heard: bytes) -> bytes | None:
+    """The answer in ``heard``; ``None`` while it is not whole.  Raises
+    :class:`SourceDown`."""
+    line = read_line(heard)
+    if line is not None and line.partition(b" ")[0] not in (b"200", b"400", b"500"):
+        raise SourceDown(f"not an answer: {shown(line)}")
+    return line
 
 
 def read_line(heard: bytes) -> bytes | None:
