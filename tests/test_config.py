@@ -107,10 +107,15 @@ class TestExample:
         # A command is reached in no other way.
         paths = [path for path in key_paths() if path[-1] != "command"]
         keys = [f"# {path[-1]} = " for path in paths]
-        lines = [
-            line[2:] if any(map(line.startswith, keys)) else line
-            for line in example().splitlines()
-        ]
+        lines = []
+        other_rule = False
+        for line in example().splitlines():
+            # Of the other kinds of rules nothing is taken.
+            other_rule = line == "# [[rules]]" or (
+                other_rule and not line.startswith("[")
+            )
+            wanted = not other_rule and any(map(line.startswith, keys))
+            lines.append(line[2:] if wanted else line)
         config = load(written(tmp_path, "\n".join(lines)), {})
         assert config.status.address == "127.0.0.1:8025"
         assert config.listen.hostname == "mx.example.test"

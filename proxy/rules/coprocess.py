@@ -14,8 +14,8 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 
-from proxy.backend import ucspi
 from proxy.backend.ear import Ear
+from proxy.backend.ucspi import inherited
 from proxy.rules.source import Context, SourceDown
 from proxy.rules.wires import Parse, T, Wire, Wires
 
@@ -30,7 +30,7 @@ class Coprocesses:
     def __init__(self, command: Sequence[str], limit: int, context: Context) -> None:
         self._command = tuple(command)
         self._ear = Ear(f"rule {context.name}", context.clock, context.say)
-        self._environment = ucspi.inherited(os.environb)
+        self._environment = inherited(os.environb)
         self._children: dict[Wire, subprocess.Popen[bytes]] = {}
         self._wires = Wires(self._open, limit, context.clock)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from proxy.backend import ucspi
 from proxy.backend.client import Client
+from proxy.backend.ucspi import Environment, environment, inherited
 from proxy.qmail.control import ControlError
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
@@ -22,9 +22,9 @@ class Surroundings:
 
     def __init__(self, host: QmailHost) -> None:
         self._host = host
-        self._inherited = ucspi.inherited(os.environb)
+        self._inherited = inherited(os.environb)
 
-    def of(self, question: Question, facts: Facts) -> ucspi.Environment:
+    def of(self, question: Question, facts: Facts) -> Environment:
         """The variables of tcpserver and of tcprules, RELAYCLIENT among them."""
         variables = tuple(facts.variables)
         if question.relayclient is not None:
@@ -36,7 +36,7 @@ class Surroundings:
             facts.local_port,
             variables,
         )
-        return ucspi.environment(self._inherited, client, self._hostname(question))
+        return environment(self._inherited, client, self._hostname(question))
 
     def _hostname(self, question: Question) -> bytes:
         try:

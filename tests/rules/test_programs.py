@@ -180,8 +180,9 @@ class TestRcptCheck:
     async def test_environment_and_fd4(self, tmp_path: Path) -> None:
         text = 'echo "550 $SENDER $RECIPIENT $HELO $TCPREMOTEIP" >&4; exit 100'
         it = self.it(tmp_path, text, use_fd4=True)
-        more = {"sender": b"a@b.test", "client": "192.0.2.1"}
-        got = await it.reply(facts=Facts(helo=b"h"), **more)
+        got = await it.reply(
+            facts=Facts(helo=b"h"), sender=b"a@b.test", client="192.0.2.1"
+        )
         assert got == "550 a@b.test bob@example.test h 192.0.2.1"
 
 

@@ -103,6 +103,10 @@ def policy(known: Iterable[bytes]) -> Answer:
     )
 
 
+def always(answer: bytes) -> Answer:
+    return lambda _: answer
+
+
 MAKE = {"socketmap": socketmap, "tcp_table": tcp, "policy": policy}
 ODD = {
     "socketmap": [b"OK\n", b"2:OKx", b"9999999:", b"5:WHAT ,", b"2:OK,2:OK,"],
@@ -179,7 +183,7 @@ class TestAll:
 
     async def test_odd_answers(self, kind: str) -> None:
         for odd in ODD[kind]:
-            async with served(kind, lambda _, odd=odd: odd) as server:
+            async with served(kind, always(odd)) as server:
                 it = asked(server, timeout=5)
                 assert await it.word() == "defer", odd
                 assert it.answers == ["error"], odd

@@ -13,14 +13,14 @@ from aiohttp import web
 
 from tests.support.asked import HOSTILE, Asked
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
 async def served(handler: Handler, port: int = 0) -> AsyncIterator[int]:
-    runner = web.ServerRunner(web.Server(handler))
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=0.1)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     try:
         yield runner.addresses[0][1]
@@ -33,7 +33,7 @@ def asked(port: int, kind: str = "http", **keys: object) -> Asked:
 
 
 def said(status: int = 200, text: str = "", kind: str = "text/plain") -> Handler:
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.Response:
         return web.Response(status=status, text=text, content_type=kind)
 
     return answer
@@ -74,7 +74,7 @@ async def test_statuses_of_deliverabled(status: int, expected: str) -> None:
 async def test_how_deliverabled_is_asked() -> None:
     heard = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.Response:
         heard.append((request.raw_path, request.headers.get("Connection")))
         return web.Response(text="18")
 
@@ -124,7 +124,7 @@ async def test_its_own_reply() -> None:
 async def test_hostile_keys(method: str) -> None:
     heard: list[bytes] = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.Response:
         if request.method == "POST":
             text = json.loads(await request.text())["recipient"]
             heard.append(text.encode("utf-8", "surrogateescape"))
@@ -144,7 +144,7 @@ async def test_hostile_keys(method: str) -> None:
 async def test_down_slow_and_back(kind: str) -> None:
     waiting = asyncio.Event()
 
-    async def slow(request: web.Request) -> web.Response:
+    async def slow(request: web.BaseRequest) -> web.Response:
         if "slow" in request.raw_path:
             waiting.set()
             await asyncio.sleep(60)
@@ -166,7 +166,7 @@ async def test_down_slow_and_back(kind: str) -> None:
 async def test_a_flood_is_bounded() -> None:
     most = now = 0
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.Response:
         nonlocal most, now
         now += 1
         most = max(most, now)
