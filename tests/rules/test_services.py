@@ -139,7 +139,7 @@ class TestAll:
             return None if b"slow" in text else good(text)
 
         async with served(kind, slow) as server:
-            it = asked(server, timeout=0.2)
+            it = asked(server, timeout=2)
             waiting = asyncio.ensure_future(it.word(b"slow@example.test"))
             while not server.questions:
                 await asyncio.sleep(0)

@@ -151,7 +151,7 @@ async def test_down_slow_and_back(kind: str) -> None:
         return web.Response(text="241")
 
     async with served(slow) as port:
-        it = asked(port, kind, timeout=0.5)
+        it = asked(port, kind, timeout=2)
         late = asyncio.ensure_future(it.word(b"slow@example.test"))
         await waiting.wait()
         assert await it.word() == "accept"
