@@ -26,10 +26,11 @@ from proxy.config import Config, ConfigError
 from proxy.front.activation import ActivationError, inherited
 from proxy.front.sockets import BindError, bind_all, bind_status, shown
 from proxy.front.tls import ServerTls
+from proxy.loops import event_loop, run_loop
 from proxy.notify import Notifier, NotifyError, Tell
 from proxy.observe.log import Logger, Schedule
 from proxy.privileges import PrivilegeError, Rights
-from proxy.service import Reload, Service, Share, StartError, event_loop, run_loop
+from proxy.service import Reload, Service, Share, StartError
 from proxy.workers import Board, Parent, Say
 
 CANNOT_START = 2

@@ -12,7 +12,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,9 +33,11 @@ from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
 from proxy.observe.metrics import Metrics
+from proxy.observe.page import StatusInfo
 from proxy.observe.quota import Limiter
-from proxy.observe.status import Recent, StatusInfo, StatusServer
 from proxy.qmail.host import QmailHost
+from proxy.rules.engine import Engine
+from proxy.showing import Showing
 from proxy.watch import Watch
 from proxy.workers import Board
 
@@ -99,7 +101,7 @@ class Service:
         self._worker = share.worker if share else 0
         self._tell = share.tell if share else _tell_nobody
         self.metrics = Metrics(__version__)
-        self.recent = Recent()
+        self.showing = Showing(self.metrics, self._others)
         self.door: Door | None = None
         self.backends: Backends | None = None
         self.watch: Watch | None = None
@@ -109,7 +111,6 @@ class Service:
         self._sockets: Sequence[socket.socket] = ()
         self._tls_sockets: Sequence[socket.socket] = ()
         self._servers: list[asyncio.Server] = []
-        self._status: StatusServer | None = None
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -118,6 +119,7 @@ class Service:
         self._listening = False
         self._started = False
         self._configuration = "as at the start"
+        self._configured = time.time()
 
     async def start(self) -> None:
         """Bind, and serve; raises :class:`StartError`, or
@@ -128,7 +130,7 @@ class Service:
         if problem := problem or assemble.backend_problem(config):
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
-        observers: list[Observer] = [self._limited, self.metrics, self.recent]
+        observers: list[Observer] = [self._limited, self.metrics, self.showing.recent]
         if config.leakwatch.log:
             say = self.log.notice if self._first else _tell_nobody
             told = _all([self._limited, self.metrics])
@@ -275,6 +277,7 @@ class Service:
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
         self._configuration = "reloaded"
+        self._configured = time.time()
         self._say_trouble(host)
         if kept:
             self.log.notice("warning", f"only a restart changes {', '.join(kept)}")
@@ -299,8 +302,7 @@ class Service:
         if self.backends is not None:
             await self.backends.close()
         await self._engines.close()
-        if self._status is not None:
-            await self._status.stop()
+        await self.showing.stop()
         if self.leaks is not None:
             self.leaks.close()
         self._limited.close()
@@ -332,7 +334,8 @@ class Service:
         self._limited.turn()
         self.log.flush()  # an idle service empties its queue, too
         if self._share is not None and self._share.board is not None:
-            self._share.board.show(self._share.worker, self.metrics.snapshot())
+            self._share.board.show(self._share.worker, self.showing.snapshot())
+        self.showing.tick()
         self._tell("alive", "")
         if self.door is not None:
             self.door.sweep()
@@ -350,13 +353,20 @@ class Service:
         if sock is None:
             return
         where = address or shown(sock)
-        self._status = StatusServer(
-            self._all_metrics, self.recent, self._info, self._readiness
-        )
         try:
-            self.status_port = await self._status.start_on(sock)
+            self.status_port = await self.showing.start(
+                sock,
+                self.config,
+                self._info,
+                self._readiness,
+                self._engine,
+            )
         except OSError as error:
             raise StartError(bind_trouble("status.address", where, error)) from error
+
+    def _engine(self) -> Engine:
+        assert self.door is not None  # it was made before the page
+        return self.door.engine
 
     def _info(self) -> StatusInfo:
         watch = self.watch
@@ -371,6 +381,7 @@ class Service:
             relaying=watch.relaying if watch else "not asked",
             warning=watch.warning if watch else "",
             more_backends=tuple(more),
+            configured=self._configured,
         )
 
     def _door_settings(
@@ -395,11 +406,9 @@ class Service:
             tls=tls,
         )
 
-    def _all_metrics(self) -> Metrics:
+    def _others(self) -> Sequence[Mapping[str, Any]]:
         share = self._share
-        if share is None or share.board is None:
-            return self.metrics
-        return self.metrics.with_others(share.board.others(share.worker))
+        return share.board.others(share.worker) if share and share.board else ()
 
     def _readiness(self) -> str:
         """Why not, or ``""`` when ready."""
@@ -412,7 +421,7 @@ class Service:
         self._limited.notice(kind, "error", f"{kind}: {error}")
 
     def _say_started(self) -> None:
-        if self._status is not None:
+        if self.status_port:
             host = (self.config.status.address or "*:0").rpartition(":")[0]
             self.log.notice("info", f"status page on http://{host}:{self.status_port}/")
         where = " ".join(self.addresses)
@@ -425,21 +434,6 @@ _NO_SET_ID = (
     "backend.command: set-id programs do not work here (no_new_privs), and qmail-queue"
     " is one: qmail-smtpd will answer 451 (set NoNewPrivileges=no in the systemd unit)"
 )
-
-
-def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed; ``None`` is asyncio's."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        return uvloop.new_event_loop
-    return None
-
-
-def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Run on uvloop where it is installed, else on asyncio."""
-    with asyncio.Runner(loop_factory=event_loop()) as runner:
-        return runner.run(main())
 
 
 def _all(observers: list[Observer]) -> Observer:

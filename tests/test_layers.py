@@ -61,7 +61,7 @@ LIBRARIES = {
     },
     "sqlalchemy": {"rules.database"},
     "dns": {"doctor.names"},
-    "uvloop": {"service"},
+    "uvloop": {"loops"},
     "compression": {"report.sources"},  # the standard library's, from 3.14 on
 }
 

@@ -91,8 +91,9 @@ def _offending(details: ErrorDetails) -> str:
         return ""
     if details["loc"] == ("backend",) and isinstance(value, list | tuple):
         return ""  # the tables of all of them
-    if "pass" in str(details["loc"][-1:]):
-        return ""  # a password where there is no key for one
+    name = str(details["loc"][-1:])
+    if "pass" in name or "token" in name:
+        return ""  # a secret, or what may be one
     return shown(value)
 
 

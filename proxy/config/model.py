@@ -41,6 +41,7 @@ from proxy.config.values import (
     RelayNetwork,
     Seconds,
     Text,
+    Token,
     Weight,
     Whole,
     is_loopback,
@@ -315,8 +316,14 @@ class Status(Section):
         default=None,
         examples=["127.0.0.1:8025"],
         description="Where / /metrics /healthz /readyz are served, as host:port."
-        " Default: nowhere. It has no password: keep it off public addresses. Read at"
-        " the start only.",
+        " Default: nowhere. Read at the start only.",
+    )
+    token: Token | None = Field(
+        default=None,
+        examples=["a-long-secret-word"],
+        description="The password of the page /, which names senders and recipients:"
+        " open /?token=... once. Without one the page is shown on loopback addresses"
+        " only; /metrics, /healthz and /readyz need none. Read at the start only.",
     )
 
 

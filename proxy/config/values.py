@@ -239,6 +239,18 @@ def split_list(value: object) -> object:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
+_TOKEN = re.compile(r"[!-~]{12,200}")
+
+
+def _checked_token(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise wrong(
+            "is not 12 to 200 letters, digits and signs",
+            "make one: openssl rand -hex 16",
+        )
+    return text
+
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
@@ -290,6 +302,7 @@ IPv4 = Annotated[str, AfterValidator(_checked_ipv4)]
 Character = Annotated[str, AfterValidator(_checked_break)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Domain = Annotated[str, AfterValidator(_checked_domain)]
+Token = Annotated[str, AfterValidator(_checked_token)]
 RuleName = Annotated[str, AfterValidator(_checked_name)]
 Weight = Annotated[int, BeforeValidator(_number_only), Field(ge=1, le=1000)]
 AccountName = Annotated[str, BeforeValidator(_checked_account)]

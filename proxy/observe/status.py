@@ -1,210 +1,48 @@
 """The status server: a page for people, metrics, health and readiness.
 
-Knows: HTTP, by aiohttp, which only this module imports.  Knows not: how any
-of what it shows came about.  Started by the service when ``[status]`` is
-configured.
-
-What strangers sent is shown escaped, as in the log; the page has no script
-and nothing from elsewhere, and its policy forbids both.
+Knows: HTTP, by aiohttp, which only this module imports; who may see the page.
+Knows not: what it looks like (:mod:`proxy.observe.page`), how any of it came about.
+Started by the service when ``[status]`` is configured.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from html import escape
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy.observe.events import BackendRefusedRecipient, Event, RecipientDecided
+from proxy.observe.history import History
 from proxy.observe.lines import visible
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
-
-
-class Refusal(NamedTuple):
-    """A recipient that was refused, or would have been (``observed``)."""
-
-    when: float
-    client: str
-    recipient: bytes
-    rule: str
-    reason: str
-    observed: bool
-
-
-class Recent:
-    """An ``Observer`` that keeps the last refusals."""
-
-    def __init__(
-        self, limit: int = 20, *, now: Callable[[], float] = time.time
-    ) -> None:
-        # Shown far more seldom than kept: a Refusal is made when it is shown.
-        self._kept: deque[tuple[float, RecipientDecided | BackendRefusedRecipient]]
-        self._kept = deque(maxlen=limit)
-        self._now = now
-
-    def __call__(self, event: Event) -> None:
-        """Keep it, if it is one."""
-        if isinstance(event, RecipientDecided):
-            if event.verdict == "reject" or event.observed == "reject":
-                self._kept.append((self._now(), event))
-        elif isinstance(event, BackendRefusedRecipient) and event.reply[:1] == "5":
-            self._kept.append((self._now(), event))
-
-    def __iter__(self) -> Iterator[Refusal]:
-        """The newest first."""
-        return (_refusal(when, event) for when, event in reversed(self._kept))
-
-
-def _refusal(when: float, event: RecipientDecided | BackendRefusedRecipient) -> Refusal:
-    client, recipient = event.client, event.recipient
-    if isinstance(event, RecipientDecided):
-        observed = bool(event.observed)
-        return Refusal(when, client, recipient, event.rule, event.reason, observed)
-    return Refusal(when, client, recipient, "backend", event.reply, False)
-
-
-class StatusInfo(NamedTuple):
-    """What the service tells of itself.
-
-    ``relaying`` is whether the backend relays for us, in words; ``warning``
-    what is wrong although it serves; ``more_backends`` are those after the
-    first, with their states.
-    """
-
-    version: str
-    mode: str
-    addresses: tuple[str, ...]
-    backend: str
-    backend_state: str
-    configuration: str = "as at the start"
-    relaying: str = "not asked"
-    warning: str = ""
-    more_backends: tuple[tuple[str, str], ...] = ()
-
+from proxy.observe.page import SCRIPT_HASH, Explained, Shown, StatusInfo, page
+from proxy.observe.recent import Seen
 
 Readiness = Callable[[], str]
 """Why the service is not ready; empty if it is."""
 
-
-# The page.
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #ccc; --back: #fff; --text: #222 }
-@media (prefers-color-scheme: dark) {
-  :root { --line: #444; --back: #181818; --text: #ddd }
-}
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-  padding: 0 1rem; background: var(--back); color: var(--text) }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse }
-th, td { text-align: left; vertical-align: top; padding: .25rem 1rem .25rem 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>qmail-backstop</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>qmail-backstop</h1>
-<table>
-{facts}
-</table>
-<h2>Last refusals</h2>
-{refusals}
-<p><a href="/metrics">metrics</a> <a href="/healthz">health</a>
-<a href="/readyz">readiness</a></p>
-</body>
-</html>
-"""
+Explain = Callable[[bytes], Awaitable[Explained]]
+"""What RCPT would be answered to an address."""
 
 
-def page(
-    info: StatusInfo,
-    metrics: Metrics,
-    recent: Iterable[Refusal],
-    not_ready: str,
-    now: float,
-) -> str:
-    """The page as HTML."""
-    facts = [
-        ("version", info.version),
-        ("mode", info.mode),
-        ("state", f"not ready: {not_ready}" if not_ready else "ready"),
-        *([("warning", info.warning)] if info.warning else ()),
-        ("up for", _duration(now - metrics.started)),
-        ("listening on", ", ".join(info.addresses) or "nothing"),
-        ("backend", f"{info.backend} ({info.backend_state})"),
-        *(("backend", f"{name} ({state})") for name, state in info.more_backends),
-        ("configuration", info.configuration),
-        ("backend relaying", info.relaying),
-        ("sessions now", str(metrics.sessions)),
-        ("connections", str(metrics.connections)),
-        ("bounces prevented", str(metrics.prevented)),
-        ("bounces leaked", _leaked(metrics)),
-        ("recipients refused", str(metrics.answered("reject"))),
-        ("recipients accepted", str(metrics.answered("accept"))),
-        ("recipients deferred", str(metrics.answered("defer"))),
-    ]
-    if info.mode == "observe":
-        would = metrics.observed[("reject",)]
-        facts.append(("would have been prevented", str(would)))
-    return _PAGE.format(
-        style=_STYLE,
-        facts="\n".join(
-            f'<tr><th scope="row">{name}</th> <td>{_shown(value)}</td></tr>'
-            for name, value in facts
-        ),
-        refusals=_refusals(recent),
-    )
+class Access(NamedTuple):
+    """Who may see the page, which names senders and recipients: whoever knows the
+    ``token``; without one everybody, unless ``needed``, as on a public address."""
 
-
-def _leaked(metrics: Metrics) -> str:
-    """How many, and whether anybody looks."""
-    number = sum(metrics.leaked.values())
-    return str(number) if number or metrics.leakwatch() else "nobody looks (leakwatch)"
-
-
-def _refusals(recent: Iterable[Refusal]) -> str:
-    rows = [_refusal_row(refusal) for refusal in recent]
-    if not rows:
-        return "<p>None yet.</p>"
-    names = ("time (UTC)", "client", "recipient", "rule", "reason")
-    head = " ".join(f'<th scope="col">{name}</th>' for name in names)
-    return "\n".join(["<table>", f"<tr>{head}</tr>", *rows, "</table>"])
-
-
-def _refusal_row(refusal: Refusal) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(refusal.when))
-    reason = refusal.reason + (" (let pass: observe mode)" if refusal.observed else "")
-    values = (when, refusal.client, refusal.recipient, refusal.rule, reason)
-    # The blanks are for browsers that know no tables.
-    return f"<tr>{' '.join(f'<td>{_shown(value)}</td>' for value in values)}</tr>"
-
-
-def _shown(value: bytes | str) -> str:
-    return escape(visible(value))
-
-
-def _duration(seconds: float) -> str:
-    minutes, second = divmod(max(0, int(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{days} d {hour:02}:{minute:02}:{second:02}"
+    token: str = ""
+    needed: bool = False
 
 
 # The server.
 
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline';"
+    f" script-src 'sha256-{SCRIPT_HASH}'; connect-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -212,23 +50,43 @@ _HEADERS = {
 }
 
 
+_COOKIE = "backstop"
+_ADDRESS_MAX = 1000
+# Explanations at a time: somebody may hold the key down.
+_EXPLAIN_AT_ONCE = 4
+
+_NO_TOKEN = (
+    "The page names senders and recipients. On an address that others reach it wants"
+    " a password: set status.token, and open /?token=..., or listen on 127.0.0.1.\n"
+)
+_WRONG_TOKEN = "Open /?token=... with the word of status.token.\n"
+
+
 class StatusServer:
-    """Serves ``/``, ``/metrics``, ``/healthz``, ``/readyz``; GET and HEAD."""
+    """Serves ``/``, ``/explain``, ``/metrics``, ``/healthz``, ``/readyz``; GET and
+    HEAD."""
 
     def __init__(
         self,
         metrics: Callable[[], Metrics],
-        recent: Iterable[Refusal],
+        seen: Callable[[], Seen],
         info: Callable[[], StatusInfo],
         readiness: Readiness,
+        explain: Explain,
         *,
+        history: Callable[[], History] = History,
+        access: Access = Access(),  # noqa: B008 -- a value that does not change
         now: Callable[[], float] = time.time,
     ) -> None:
         self._metrics = metrics
-        self._recent = recent
+        self._seen = seen
         self._info = info
         self._readiness = readiness
+        self._explain = explain
+        self._history = history
+        self._access = access
         self._now = now
+        self._explaining = asyncio.Semaphore(_EXPLAIN_AT_ONCE)
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -264,6 +122,7 @@ class StatusServer:
         application.add_routes(  # get() is HEAD too; anything else gets 405
             [
                 web.get("/", self._page),
+                web.get("/explain", self._explained),
                 web.get("/metrics", self._serve_metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
@@ -272,10 +131,47 @@ class StatusServer:
         return application
 
     async def _page(self, request: web.Request) -> web.Response:
-        html = page(
-            self._info(), self._metrics(), self._recent, self._readiness(), self._now()
+        return self._refusal(request) or self._shown(None)
+
+    async def _explained(self, request: web.Request) -> web.Response:
+        if refusal := self._refusal(request):
+            return refusal
+        address = request.query.get("address", "").strip()
+        if not address or len(address) > _ADDRESS_MAX:
+            return self._shown(None)
+        async with self._explaining:
+            given = address.encode("utf-8", "surrogateescape")
+            return self._shown(await self._explain(given))
+
+    def _shown(self, explained: Explained | None) -> web.Response:
+        now, history = self._now(), self._history()
+        shown = Shown(
+            self._info(),
+            self._metrics(),
+            self._seen(),
+            history.slots(now),
+            history.days(1, now),
+            history.days(31, now),
+            self._readiness(),
+            now,
         )
-        return web.Response(text=html, content_type="text/html")
+        return web.Response(text=page(shown, explained), content_type="text/html")
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """What is said instead of the page to those who may not see it."""
+        token, needed = self._access
+        if not token:
+            return web.Response(status=403, text=_NO_TOKEN) if needed else None
+        given = request.query.get("token", "")
+        if given and _same(given, token):
+            answer = web.Response(status=303, headers={"Location": "/"})
+            answer.set_cookie(_COOKIE, token, httponly=True, samesite="Strict")
+            return answer
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        for known in (request.cookies.get(_COOKIE, ""), bearer):
+            if _same(known, token):
+                return None
+        return web.Response(status=403, text=_WRONG_TOKEN)
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         return web.Response(
@@ -293,6 +189,12 @@ class StatusServer:
         return web.Response(
             text=f"ready\nwarning: {visible(warning)}\n" if warning else "ready\n"
         )
+
+
+def _same(given: str, token: str) -> bool:
+    """In a time that tells nothing of where they differ."""
+    words = (given.encode("utf-8", "surrogateescape"), token.encode())
+    return hmac.compare_digest(*words)
 
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:

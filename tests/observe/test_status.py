@@ -12,8 +12,11 @@ import aiohttp
 import pytest
 
 from proxy.observe import events
+from proxy.observe.history import History, Numbers
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
-from proxy.observe.status import Recent, StatusInfo, StatusServer
+from proxy.observe.page import SCRIPT_HASH, Explained, StatusInfo
+from proxy.observe.recent import Recent
+from proxy.observe.status import Access, StatusServer
 
 HOSTILE = b'<script>alert("1")</script>\r\n\x1b[31m\0\xff&amp;'
 
@@ -48,14 +51,28 @@ class Service:
     info: StatusInfo = INFO
     trouble: str = ""
     url: str = ""
+    history: History = field(default_factory=History)
+    access: Access = field(default_factory=Access)
+    asked: list[bytes] = field(default_factory=list)
 
     def server(self) -> StatusServer:
         return StatusServer(
             lambda: self.metrics,
-            self.recent,
+            self.recent.seen,
             lambda: self.info,
             lambda: self.trouble,
+            self.explain,
+            history=lambda: self.history,
+            access=self.access,
             now=lambda: 93784.0,
+        )
+
+    async def explain(self, address: bytes) -> Explained:
+        self.asked.append(address)
+        shown = address.decode()
+        steps = [("control/locals:1", "<b>listed</b>")]
+        return Explained(
+            shown, "reject", "550 5.1.1 no", "qmail", "no <i>one</i>", steps
         )
 
     def observe(self, *happened: events.Event) -> None:
@@ -138,15 +155,15 @@ async def test_page(service: Service, http: aiohttp.ClientSession) -> None:
     for fact in (
         "version 1.2.3",
         "mode enforce",
-        "state ready",
+        "qmail-backstop ready",
         "up for 1 d 02:03:04",
         "listening on 192.0.2.1:25, [::1]:25",
         "backend 127.0.0.1:2525 (up)",
-        "sessions now 1",
+        "1 sessions open",
         "recipients refused 1",
-        "recipients accepted 2",
+        "recipients let in 2",
         "recipients deferred 1",
-        "2026-11-23 00:00:00 192.0.2.9 nobody@example.test qmail no such user",
+        "11-23 00:00:00 192.0.2.9 nobody@example.test qmail no such user",
     ):
         assert fact in plain
     assert "a@example.test" not in plain
@@ -164,7 +181,7 @@ async def test_page_before_anything_happened(
     service.trouble = "not listening"
     service.info = service.info._replace(addresses=())
     plain = words((await get(http, service.url + "/"))[1])
-    assert "state not ready: not listening" in plain
+    assert "not ready: not listening" in plain
     assert "listening on nothing" in plain
     assert "None yet." in plain
 
@@ -176,7 +193,7 @@ async def test_page_in_observe_mode(
     service.observe(refused(b"x@y", verdict="accept", observed="reject"))
     plain = words((await get(http, service.url + "/"))[1])
     assert "recipients refused 0" in plain
-    assert "would have been prevented 1" in plain
+    assert "would have been prevented today" in plain
     assert "x@y qmail no such user (let pass: observe mode)" in plain
 
 
@@ -189,25 +206,26 @@ async def test_foreign_text_is_escaped(
     service.trouble = text
     status, page, _ = await get(http, service.url + "/")
     assert status == 200
-    assert "<script" not in page
+    assert page.count("<script") == 1  # ours
     assert not re.search(r"[^ -~\n]", page)
     shown = (
         "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"
         "\\x0d\\x0a\\x1b[31m\\x00\\xff&amp;amp;"
     )
-    assert page.count(shown) == 10
+    assert page.count(shown) == 12
 
 
 async def test_page_needs_nothing_from_elsewhere(
     service: Service, http: aiohttp.ClientSession
 ) -> None:
-    """O-status-page: no script, nothing that could be one."""
+    """O-status-page: one script, named by its hash, and nothing from elsewhere."""
     _, page, headers = await get(http, service.url + "/")
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    assert headers["Content-Security-Policy"] == policy
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; ")
+    assert f" script-src 'sha256-{SCRIPT_HASH}';" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "Server" not in headers
-    assert "script" not in page
+    assert page.count("<script") == 1
     assert "prefers-color-scheme: dark" in page
     assert set(re.findall(r'(?:href|src)="([^"]*)"', page)) == {
         "/metrics",
@@ -265,7 +283,8 @@ def test_recent_is_bounded_and_newest_first() -> None:
     recent = Recent(3)
     for number in range(10):
         recent(refused(b"%d@y" % number))
-    assert [refusal.recipient for refusal in recent] == [b"9@y", b"8@y", b"7@y"]
+    shown = [refusal.recipient for refusal in recent.seen().refusals]
+    assert shown == ["9@y", "8@y", "7@y"]
 
 
 def test_recent_keeps_refusals_only() -> None:
@@ -275,7 +294,98 @@ def test_recent_keeps_refusals_only() -> None:
     recent(refused(b"deferred@y", verdict="defer"))
     recent(refused(b"later@y", verdict="accept", observed="defer"))
     recent(events.BackendRefusedRecipient("s", "c", b"busy@y", "451 4.3.0 busy"))
-    assert list(recent) == []
+    assert not recent.seen().refusals
     recent(events.BackendRefusedRecipient("s", "c", b"no@y", "553 sorry"))
-    (refusal,) = recent
-    assert refusal[2:] == (b"no@y", "backend", "553 sorry", False)
+    (refusal,) = recent.seen().refusals
+    assert refusal[2:] == ("no@y", "backend", "553 sorry", False)
+
+
+async def test_numbers_of_days_and_the_picture(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    history = service.history
+    history.sample(Numbers(5, 1, 0), 93000.0)  # today
+    history.sample(Numbers(1205, 3, 2), 93700.0)
+    _, page, _ = await get(http, service.url + "/")
+    plain = words(page)
+    assert "1,205 bounces prevented today" in plain
+    assert "1,205 bounces prevented in 31 days" in plain
+    assert "3 recipients let in today" in plain
+    assert "1205 recipients refused, 3 let in; at most 1202 in 10 min" in page
+    assert page.count("<rect") == 4
+
+
+async def test_who_is_wanted_and_by_whom(
+    service: Service, http: aiohttp.ClientSession
+) -> None:
+    for number in range(30):
+        service.observe(refused(b"<i>%d@y" % (number % 7), client="2001:db8::1"))
+    plain = words((await get(http, service.url + "/"))[1])
+    assert "most wanted <i>0@y 5" in plain
+    assert "Sources of refusals 2001:db8::1 30" in plain
+
+
+async def test_the_explain_box(service: Service, http: aiohttp.ClientSession) -> None:
+    _, page, _ = await get(http, service.url + "/explain?address=caf%C3%A9%40y%22%3E")
+    assert service.asked == ['caf\u00e9@y">'.encode()]
+    plain = words(page)
+    assert "reject 550 5.1.1 no" in plain
+    assert "no <i>one</i> (rule qmail)" in plain
+    assert "control/locals:1 <b>listed</b>" in plain
+    assert 'value="caf\u00e9@y&quot;&gt;"' in page
+    for nothing in ("", "?address=", "?address=%20", "?address=" + "x" * 1001):
+        status, _, _ = await get(http, f"{service.url}/explain{nothing}")
+        assert status == 200
+    assert len(service.asked) == 1
+
+
+TOKEN = "a-long-secret-word"
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[Service]:
+    made = Service(access=Access(TOKEN, needed=True))
+    server = made.server()
+    made.url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
+    yield made
+    await server.stop()
+
+
+@pytest.mark.parametrize("path", ["/", "/explain?address=x@y"])
+async def test_the_page_wants_its_token(guarded: Service, path: str) -> None:
+    async with aiohttp.ClientSession() as stranger:
+        url = guarded.url + path
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "backstop=x"}):
+            async with stranger.get(url, headers=given) as answer:
+                assert answer.status == 403
+                assert TOKEN not in await answer.text()
+        for open_to_all in ("/metrics", "/healthz", "/readyz"):
+            assert (await get(stranger, guarded.url + open_to_all))[0] == 200
+        async with stranger.get(url, headers={"Authorization": f"Bearer {TOKEN}"}) as a:
+            assert a.status == 200
+    assert len(guarded.asked) == ("explain" in path)
+
+
+async def test_a_token_once_is_enough(guarded: Service) -> None:
+    jar = aiohttp.CookieJar(unsafe=True)  # of an address, too
+    async with aiohttp.ClientSession(cookie_jar=jar) as http:
+        async with http.get(f"{guarded.url}/?token=wrong") as answer:
+            assert answer.status == 403
+        async with http.get(f"{guarded.url}/?token={TOKEN}") as answer:
+            assert (answer.status, str(answer.url)) == (200, guarded.url + "/")
+            (first,) = answer.history
+            assert "HttpOnly" in first.headers["Set-Cookie"]
+            assert "SameSite=Strict" in first.headers["Set-Cookie"]
+        assert (await get(http, guarded.url + "/"))[0] == 200
+
+
+async def test_without_a_token_it_is_for_loopback(
+    http: aiohttp.ClientSession,
+) -> None:
+    made = Service(access=Access("", needed=True))
+    server = made.server()
+    url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
+    status, text, _ = await get(http, url + "/")
+    assert status == 403
+    assert "status.token" in text
+    await server.stop()

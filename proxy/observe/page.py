@@ -1,0 +1,407 @@
+"""The status page as HTML: whole without scripts, alive with one.
+
+Knows: what is worth seeing, and in which order.  Knows not: HTTP, or how any of it
+came about.  Called by :mod:`proxy.observe.status`.
+
+Everything that others sent is escaped.  The page takes nothing from elsewhere; its
+one script, named by its hash in the policy, only fetches the page again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from proxy.observe.history import SLOT_SECONDS, Numbers, Slot
+from proxy.observe.lines import visible
+from proxy.observe.metrics import Metrics
+from proxy.observe.recent import Refusal, Seen
+from proxy.observe.top import Counts
+
+
+class StatusInfo(NamedTuple):
+    """What the service tells of itself.
+
+    ``relaying`` is whether the backend relays for us, in words; ``warning``
+    what is wrong although it serves; ``more_backends`` are those after the
+    first, with their states; ``configured`` is when the configuration was read, in
+    seconds since 1970, 0 if unknown.
+    """
+
+    version: str
+    mode: str
+    addresses: tuple[str, ...]
+    backend: str
+    backend_state: str
+    configuration: str = "as at the start"
+    relaying: str = "not asked"
+    warning: str = ""
+    more_backends: tuple[tuple[str, str], ...] = ()
+    configured: float = 0.0
+
+
+class Explained(NamedTuple):
+    """What RCPT would be answered to ``address``, and the steps to it: where, what."""
+
+    address: str
+    verdict: str
+    reply: str
+    rule: str
+    reason: str
+    steps: Sequence[tuple[str, str]]
+
+
+class Shown(NamedTuple):
+    """All that is on the page, as it is ``now`` (seconds since 1970)."""
+
+    info: StatusInfo
+    metrics: Metrics
+    seen: Seen
+    slots: Sequence[Slot]
+    today: Numbers
+    month: Numbers
+    not_ready: str
+    now: float
+
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #fbfbfa; --card: #fff; --text: #1d2125;
+  --soft: #5c6570; --line: #dfe3e6; --bad: #c0392b; --good: #1e7e4a; --warn: #9a6700;
+  --bar: #c0392b; --bar2: #7fa8c9 }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #14171a; --card: #1d2226; --text: #e3e6e8; --soft: #9aa5b1;
+    --line: #333b42; --bad: #ff8a7a; --good: #6ccf97; --warn: #e3b341;
+    --bar: #e5695a; --bar2: #4d7796 } }
+* { box-sizing: border-box }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem;
+  padding: 1rem; background: var(--back); color: var(--text) }
+header { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline }
+h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .5rem }
+.state { font-weight: 600 } .good { color: var(--good) } .bad { color: var(--bad) }
+.warn { color: var(--warn) } .soft, footer { color: var(--soft) }
+.tiles { display: grid; gap: .75rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)) }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: .75rem 1rem; margin-bottom: .75rem; min-width: 0 }
+.tiles .card { margin: 0 } .card b { display: block; font-size: 1.7rem;
+  line-height: 1.2; font-variant-numeric: tabular-nums }
+.pair { display: grid; gap: 0 .75rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)) }
+.wide { overflow-x: auto } .wide > * { min-width: 42rem }
+table { border-collapse: collapse; width: 100%; font-size: .9rem }
+th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
+  border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+tr:last-child > * { border-bottom: 0 }
+svg { display: block; width: 100%; height: auto }
+svg text { fill: var(--soft); font-size: 11px }
+@media (max-width: 40rem) { svg text { font-size: 22px } }
+.r { fill: var(--bar) }
+.a { fill: var(--bar2) } .axis { stroke: var(--line) }
+form { display: flex; flex-wrap: wrap; gap: .5rem }
+input { flex: 1 1 14rem; min-width: 0 } input, button { font: inherit;
+  padding: .35rem .6rem; border: 1px solid var(--line); border-radius: .35rem;
+  background: var(--back); color: inherit }
+.key { display: inline-block; width: .7em; height: .7em; border-radius: 2px }
+.key.r { background: var(--bar) } .key.a { background: var(--bar2) }
+body.stale main { opacity: .5 } .note { display: none }
+body.stale .note { display: inline }
+"""
+
+_SCRIPT = """
+'use strict';
+const into = (id, text) => {
+  const found = new DOMParser().parseFromString(text, 'text/html').getElementById(id);
+  if (!found) throw new Error('no ' + id);
+  document.getElementById(id).replaceWith(found);
+};
+const ask = async (url, id) => {
+  const answer = await fetch(url, {headers: {accept: 'text/html'}});
+  if (!answer.ok) throw new Error(answer.status);
+  into(id, await answer.text());
+};
+setInterval(() => {
+  if (document.hidden) return;
+  ask('/', 'live').then(() => document.body.classList.remove('stale'),
+    () => document.body.classList.add('stale'));
+}, 5000);
+document.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const query = new URLSearchParams(new FormData(event.target));
+  ask('/explain?' + query, 'explained').catch(() => event.target.submit());
+});
+"""
+
+SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+"""For the policy: no other script runs."""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>qmail-backstop</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<div id="live">
+{live}
+</div>
+<section class="card">
+<h2>What would RCPT be answered?</h2>
+<form action="/explain" method="get">
+<input name="address" value="{asked}" placeholder="user@example.org" maxlength="1000"
+ aria-label="recipient" autocomplete="off" spellcheck="false" required>
+<button>Explain</button>
+</form>
+{explained}
+</section>
+</main>
+<footer><a href="/metrics">metrics</a> &middot; <a href="/healthz">health</a> &middot;
+<a href="/readyz">readiness</a> <span class="note warn">the service does not
+answer: these are old numbers</span></footer>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def page(shown: Shown, explained: Explained | None = None) -> str:
+    """The whole page."""
+    return _PAGE.format(
+        style=_STYLE,
+        script=_SCRIPT,
+        live=_live(shown),
+        asked=escape(explained.address) if explained else "",
+        explained=_explained(explained),
+    )
+
+
+def _live(shown: Shown) -> str:
+    """What changes by itself."""
+    seen = shown.seen
+    return "\n".join(
+        [
+            _header(shown),
+            _tiles(shown),
+            _card("Recipients in the last 24 hours", _chart(shown.slots)),
+            '<div class="pair">',
+            _card("Unknown recipients, most wanted", _counts(seen.recipients)),
+            _card("Sources of refusals", _counts(seen.clients)),
+            "</div>",
+            _card("Last refusals", _refusals(seen.refusals)),
+            '<div class="pair">',
+            _card("Service", _facts(_service(shown))),
+            _card("Limits hit", _counts(_limits(shown.metrics))),
+            "</div>",
+        ]
+    )
+
+
+def _header(shown: Shown) -> str:
+    info = shown.info
+    if shown.not_ready:
+        state = f'<span class="state bad">not ready: {_text(shown.not_ready)}</span>'
+    else:
+        state = '<span class="state good">ready</span>'
+    parts = [f"<h1>qmail-backstop</h1> {state}"]
+    if info.mode == "observe":
+        parts.append('<span class="state warn">observe mode: nothing is refused</span>')
+    if info.warning:
+        parts.append(f'<span class="state warn">warning: {_text(info.warning)}</span>')
+    return f"<header>{' '.join(parts)}</header>"
+
+
+def _tiles(shown: Shown) -> str:
+    observing = shown.info.mode == "observe"
+    prevented = "would have been prevented" if observing else "bounces prevented"
+    metrics = shown.metrics
+    tiles = [
+        (shown.today.refused, f"{prevented} today"),
+        (shown.month.refused, f"{prevented} in 31 days"),
+        *_leaks(metrics),
+        (shown.today.accepted, "recipients let in today"),
+        (shown.today.deferred, "recipients deferred today"),
+        (metrics.sessions, "sessions open"),
+    ]
+    cards = "".join(
+        f'<div class="card"><b>{number:,}</b> {text}</div>' for number, text in tiles
+    )
+    return f'<div class="tiles">{cards}</div>'
+
+
+def _leaks(metrics: Metrics) -> list[tuple[int, str]]:
+    """Where qmail-send's log is watched."""
+    leaked = sum(metrics.leaked.values())
+    watched = leaked or metrics.leakwatch()
+    return [(leaked, "bounces this host still sent")] if watched else []
+
+
+def _card(title: str, content: str) -> str:
+    return f'<section class="card"><h2>{title}</h2>\n{content}\n</section>'
+
+
+# The picture: a bar for ten minutes, refused above let in.
+
+_WIDTH, _HEIGHT, _TOP, _BOTTOM = 720, 170, 14, 20
+
+
+def _chart(slots: Sequence[Slot]) -> str:
+    most = max(1, *(sum(slot.numbers[:2]) for slot in slots))
+    refused = sum(slot.numbers.refused for slot in slots)
+    accepted = sum(slot.numbers.accepted for slot in slots)
+    label = f"{refused} recipients refused, {accepted} let in; at most {most} in 10 min"
+    base = _HEIGHT - _BOTTOM
+    return "\n".join(
+        [
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">',
+            f'<text x="0" y="10">{most:,} in {SLOT_SECONDS // 60} min</text>',
+            *_bars(slots, most),
+            f'<line class="axis" x1="0" x2="{_WIDTH}" y1="{base}" y2="{base}"/>',
+            *_hours(slots),
+            "</svg>",
+            '<p class="soft"><span class="key r"></span> refused'
+            ' <span class="key a"></span> let in; times are UTC</p>',
+        ]
+    )
+
+
+def _bars(slots: Sequence[Slot], most: int) -> Iterable[str]:
+    room = _HEIGHT - _TOP - _BOTTOM
+    step = _WIDTH / len(slots)
+    for number, (began, numbers) in enumerate(slots):
+        if not (numbers.refused or numbers.accepted):
+            continue
+        red, blue = (room * n / most for n in numbers[:2])
+        base = _HEIGHT - _BOTTOM - blue
+        x, width = f"{number * step:.1f}", f"{step - 1:.1f}"
+        title = f"{_clock(began)}: {numbers.refused} refused, {numbers.accepted} let in"
+        yield (
+            f"<g><title>{title}</title>"
+            f'<rect class="a" x="{x}" y="{base:.1f}" width="{width}"'
+            f' height="{blue:.1f}"/>'
+            f'<rect class="r" x="{x}" y="{base - red:.1f}" width="{width}"'
+            f' height="{red:.1f}"/></g>'
+        )
+
+
+def _hours(slots: Sequence[Slot]) -> Iterable[str]:
+    step = _WIDTH / len(slots)
+    for number, slot in enumerate(slots):
+        if slot.began % (4 * 3600) == 0 and 10 < number * step < _WIDTH - 20:
+            x = f"{number * step:.0f}"
+            place = f'x="{x}" y="{_HEIGHT - 5}" text-anchor="middle"'
+            yield f"<text {place}>{_clock(slot.began)}</text>"
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%H:%M", time.gmtime(when))
+
+
+# Tables.
+
+
+def _counts(counts: Counts) -> str:
+    if not counts:
+        return '<p class="soft">None yet.</p>'
+    rows = (
+        f'<tr><td>{_text(name)}</td> <td class="n">{number:,}</td></tr>'
+        for name, number in counts
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _limits(metrics: Metrics) -> Counts:
+    found = [(key[0], number) for key, number in metrics.limits_hit.items() if number]
+    found += [
+        (f"turned away: {key[0]}", number)
+        for key, number in metrics.turned_away.items()
+        if number
+    ]
+    return sorted(found, key=lambda item: -item[1])
+
+
+def _service(shown: Shown) -> list[tuple[str, str]]:
+    info, metrics = shown.info, shown.metrics
+    configuration = info.configuration
+    if info.configured:
+        configuration += f", {_duration(shown.now - info.configured)} old"
+    return [
+        ("version", info.version),
+        ("mode", info.mode),
+        ("up for", _duration(shown.now - metrics.started)),
+        ("listening on", ", ".join(info.addresses) or "nothing"),
+        ("backend", f"{info.backend} ({info.backend_state})"),
+        *(("backend", f"{name} ({state})") for name, state in info.more_backends),
+        ("configuration", configuration),
+        ("backend relaying", info.relaying),
+        ("leak watch", "reads" if metrics.leakwatch() else "nobody looks"),
+        ("connections", str(metrics.connections)),
+        ("recipients refused", str(metrics.answered("reject"))),
+        ("recipients let in", str(metrics.answered("accept"))),
+        ("recipients deferred", str(metrics.answered("defer"))),
+    ]
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    rows = (
+        f'<tr><th scope="row">{name}</th> <td>{_text(value)}</td></tr>'
+        for name, value in facts
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+_COLUMNS = ("time (UTC)", "client", "recipient", "rule", "reason")
+
+
+def _refusals(refusals: Sequence[Refusal]) -> str:
+    if not refusals:
+        return '<p class="soft">None yet.</p>'
+    head = " ".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
+    rows = "\n".join(map(_refusal, refusals))
+    return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+
+
+def _refusal(refusal: Refusal) -> str:
+    when = time.strftime("%m-%d %H:%M:%S", time.gmtime(refusal.when))
+    reason = refusal.reason + (" (let pass: observe mode)" if refusal.observed else "")
+    values = (when, refusal.client, refusal.recipient, refusal.rule, reason)
+    # The blanks are for browsers that know no tables.
+    return f"<tr>{' '.join(f'<td>{_text(value)}</td>' for value in values)}</tr>"
+
+
+_COLOURS = {"accept": "good", "reject": "bad", "defer": "warn"}
+
+
+def _explained(explained: Explained | None) -> str:
+    if explained is None:
+        return '<div id="explained"></div>'
+    colour = _COLOURS.get(explained.verdict, "soft")
+    steps = "".join(
+        f"<tr><td>{_text(where)}</td> <td>{_text(note)}</td></tr>"
+        for where, note in explained.steps
+    )
+    return (
+        f'<div id="explained"><p><span class="state {colour}">'
+        f"{_text(explained.verdict)}</span> {_text(explained.reply)}<br>"
+        f'<span class="soft">{_text(explained.address)}: {_text(explained.reason)}'
+        f" (rule {_text(explained.rule)})</span></p>"
+        f"<table>{steps}</table></div>"
+    )
+
+
+def _text(value: str) -> str:
+    """Foreign text: one line, nothing of it is markup."""
+    return escape(visible(value))
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(max(0, int(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days} d {hour:02}:{minute:02}:{second:02}"

@@ -1,0 +1,106 @@
+"""The last refusals, and who is behind most of them.
+
+Knows: which events are refusals.  Knows not: how they are shown.  An ``Observer``
+of each worker; what all have seen is put together for the status page.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from proxy.observe.events import BackendRefusedRecipient, Event, RecipientDecided
+from proxy.observe.lines import visible
+from proxy.observe.top import Counts, Top, added
+
+LAST, MOST = 20, 10
+"""How many refusals, and how many names, are shown."""
+
+
+class Refusal(NamedTuple):
+    """A recipient that was refused, or would have been (``observed``).  What
+    strangers sent is escaped as in the log."""
+
+    when: float
+    client: str
+    recipient: str
+    rule: str
+    reason: str
+    observed: bool
+
+
+class Seen(NamedTuple):
+    """What there is to show: the newest refusal first."""
+
+    refusals: Sequence[Refusal]
+    recipients: Counts
+    clients: Counts
+
+
+class Recent:
+    """An ``Observer`` that keeps the last refusals, and counts whom and from whom."""
+
+    def __init__(
+        self, limit: int = LAST, *, now: Callable[[], float] = time.time
+    ) -> None:
+        # Shown far more seldom than kept: a Refusal is made when it is shown.
+        self._kept: deque[tuple[float, RecipientDecided | BackendRefusedRecipient]]
+        self._kept = deque(maxlen=limit)
+        self._now = now
+        self._recipients = Top()
+        self._clients = Top()
+
+    def __call__(self, event: Event) -> None:
+        """Keep it, if it is one."""
+        if isinstance(event, RecipientDecided):
+            if event.verdict == "reject" or event.observed == "reject":
+                self._keep(event)
+        elif isinstance(event, BackendRefusedRecipient) and event.reply[:1] == "5":
+            self._keep(event)
+
+    def _keep(self, event: RecipientDecided | BackendRefusedRecipient) -> None:
+        self._kept.append((self._now(), event))
+        self._clients.add(event.client)
+        # A name is cut, so that the places bound the memory.
+        self._recipients.add(event.recipient[:128].decode("latin-1"))
+
+    def seen(self) -> Seen:
+        """What this process has seen."""
+        return Seen(
+            [_refusal(when, event) for when, event in reversed(self._kept)],
+            [(visible(name), n) for name, n in self._recipients.most(MOST)],
+            self._clients.most(MOST),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """The same as plain values, for other processes."""
+        return self.seen()._asdict()
+
+
+def together(here: Seen, others: Iterable[Mapping[str, Any]]) -> Seen:
+    """What all processes have seen, given their :meth:`Recent.snapshot`."""
+    all_seen = [here]
+    for other in others:
+        refusals = [Refusal(*each) for each in other["refusals"]]
+        recipients = [(name, n) for name, n in other["recipients"]]
+        all_seen.append(
+            Seen(refusals, recipients, [(name, n) for name, n in other["clients"]])
+        )
+    refusals = [refusal for seen in all_seen for refusal in seen.refusals]
+    refusals.sort(key=lambda refusal: refusal.when, reverse=True)
+    return Seen(
+        refusals[:LAST],
+        added((seen.recipients for seen in all_seen), MOST),
+        added((seen.clients for seen in all_seen), MOST),
+    )
+
+
+def _refusal(when: float, event: RecipientDecided | BackendRefusedRecipient) -> Refusal:
+    client, recipient = event.client, visible(event.recipient)
+    if isinstance(event, RecipientDecided):
+        observed = bool(event.observed)
+        reason = visible(event.reason)
+        return Refusal(when, client, recipient, event.rule, reason, observed)
+    return Refusal(when, client, recipient, "backend", visible(event.reply), False)

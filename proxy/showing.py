@@ -1,0 +1,137 @@
+"""What the status page shows of a running service, put together of all its workers.
+
+Knows: the metrics, refusals and history of this process and the others', the rules
+that are in force.  Knows not: HTTP and HTML (:mod:`proxy.observe`).  Made by
+``service``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from proxy.config import Config
+from proxy.config.values import is_loopback
+from proxy.observe.history import History, Numbers
+from proxy.observe.metrics import Metrics
+from proxy.observe.page import Explained, StatusInfo
+from proxy.observe.recent import Recent, Seen, together
+from proxy.observe.status import Access, StatusServer
+from proxy.rules.engine import Engine
+from proxy.rules.verdict import Question, Verdict
+
+Others = Callable[[], Sequence[Mapping[str, Any]]]
+"""The snapshots of the other workers."""
+
+# What a sample costs grows with the workers, and a picture is made of ten minutes.
+_SAMPLE_SECONDS = 5.0
+
+
+class Showing:
+    """Keeps what the page wants to know; serves it once it is started."""
+
+    def __init__(self, metrics: Metrics, others: Others) -> None:
+        self.metrics = metrics
+        self._others = others
+        self.recent = Recent()
+        self._history = History()
+        self._server: StatusServer | None = None
+        self._sampled = 0.0
+
+    def all_metrics(self) -> Metrics:
+        """The numbers of all workers."""
+        others = self._others()
+        return self.metrics.with_others(others) if others else self.metrics
+
+    def snapshot(self) -> dict[str, Any]:
+        """What this worker shows to the others."""
+        return self.metrics.snapshot() | {"seen": self.recent.snapshot()}
+
+    def tick(self) -> None:
+        """Keep the numbers now and then; called once a second."""
+        if self._server is not None:
+            since = time.time() - self._sampled
+            if not 0 <= since < _SAMPLE_SECONDS:
+                self.history()
+
+    def history(self) -> History:
+        """What was, up to now."""
+        self._sampled = now = time.time()
+        metrics = self.all_metrics()
+        passed = metrics.observed[("reject",)]  # in observe mode
+        numbers = Numbers(
+            metrics.prevented + passed,
+            metrics.answered("accept") - passed,
+            metrics.answered("defer"),
+        )
+        self._history.sample(numbers, now)
+        return self._history
+
+    async def start(
+        self,
+        sock: socket.socket,
+        config: Config,
+        info: Callable[[], StatusInfo],
+        readiness: Callable[[], str],
+        engine: Callable[[], Engine],
+    ) -> int:
+        """Serve on a bound socket; the port.  Raises ``OSError``."""
+
+        async def explain(address: bytes) -> Explained:
+            return await _explained(engine(), address)
+
+        self._server = StatusServer(
+            self.all_metrics,
+            self._seen,
+            info,
+            readiness,
+            explain,
+            history=self.history,
+            access=access(config, sock),
+        )
+        return await self._server.start_on(sock)
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        if self._server is not None:
+            await self._server.stop()
+
+    def _seen(self) -> Seen:
+        return together(
+            self.recent.seen(),
+            [other["seen"] for other in self._others() if "seen" in other],
+        )
+
+
+def access(config: Config, sock: socket.socket) -> Access:
+    """Who may see the page on this socket: on loopback everybody, unless a token is
+    set; elsewhere nobody without one."""
+    name = sock.getsockname()
+    local = not isinstance(name, tuple) or _is_local(str(name[0]))
+    return Access(config.status.token or "", not local)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return is_loopback(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+async def _explained(engine: Engine, address: bytes) -> Explained:
+    answer = engine.ask(Question(address))
+    verdict = answer if isinstance(answer, Verdict) else await answer
+    kind = verdict.observed or verdict.kind
+    return Explained(
+        address.decode("utf-8", "replace"),
+        kind.value,
+        verdict.reply.text,
+        verdict.rule,
+        verdict.reason + (" (let pass: observe mode)" if verdict.observed else ""),
+        [(step.where(), step.note()) for step in verdict.trace],
+    )
