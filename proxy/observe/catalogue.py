@@ -124,7 +124,8 @@ TABLE = (
         "counter",
         ("rule", "answer"),
         "What sources of recipients said, those of type qmail aside: found, missing, "
-        "accept, reject, defer, pass, error, timeout, remembered, last known good.",
+        "accept, reject, defer, pass, error, timeout, remembered, last known good. "
+        "old data: once more for each answer from a file's data of before.",
     ),
     Entry(
         "backstop_rule_seconds_total",

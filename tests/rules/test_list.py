@@ -12,11 +12,6 @@ from proxy.rules.whole import AT_ONCE, OLD_DATA, REMIND_SECONDS
 from tests.rules.filehost import FileHost, said, until_read, verdict
 
 PATH = "/etc/list"
-LIST = b"""\
-# who gets mail
-Bob@Example.test
-postmaster@\tany domain is meant # a comment
-"""
 GOOD = b"""\
 # who gets mail
 Bob@Example.test
@@ -276,8 +271,6 @@ class TestChange:
         host = FileHost(list=b"bob@x.test\n")
         context = host.context()
         rule = host.rule("list", file=PATH)
-        assert context.host.clock() > 0
-        status, _ = host.files._files[b"/etc/list"]
         host.files.now_ns = context.host.clock()
         host.files.file(b"/etc/list", b"eve@x.test\n")
         assert said(rule, b"eve@x.test") == "accept"
@@ -343,7 +336,8 @@ class TestChange:
         host.write(PATH, b"# x\n" * AT_ONCE)
         assert said(rule, b"bob@x.test") == "accept"
         await rule.close()
-        assert await until_read(rule, b"bob@x.test", "pass") >= 0
+        # Questions may still come: they are answered, by and by with the new data.
+        await until_read(rule, b"bob@x.test", "pass")
 
     def test_a_reject_list_does_not_wait(self) -> None:
         """While it is read, who was not in it may have mail."""
