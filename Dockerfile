@@ -1,4 +1,5 @@
-# A small image whose default command serves.  The base image is an argument:
+# A small image whose default command serves; it may run with a read-only root.
+# The base image, any with python3 and venv, is an argument:
 #   docker build --build-arg BASE=registry.example.test/python:3.11-slim .
 ARG BASE=python:3.13-slim
 
@@ -6,6 +7,7 @@ FROM ${BASE} AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
+COPY docs/man ./docs/man
 RUN python3 -m venv /opt/backstop \
  && /opt/backstop/bin/pip install --no-cache-dir ".[fast]" \
  && /opt/backstop/bin/pip uninstall -y pip
@@ -17,5 +19,6 @@ ENV PATH=/opt/backstop/bin:$PATH PYTHONUNBUFFERED=1
 # capability NET_BIND_SERVICE, or listen.addresses above them.
 USER 10025:10025
 STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=10s --start-period=5s CMD ["backstop", "ready"]
 ENTRYPOINT ["backstop"]
 CMD ["serve"]

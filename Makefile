@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 VENV   := .venv
+# ldap is built from source and wants libldap2-dev, libsasl2-dev and gcc; without
+# it its tests are skipped.
+EXTRAS ?= fast,dev,sql
 BIN    := $(VENV)/bin
 
 .PHONY: demo test lint types unit clean
@@ -35,7 +38,7 @@ $(VENV)/.run: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[fast,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.run
 
 clean:

@@ -7,11 +7,8 @@ backend.  Knows not: when a part is started.  Called by ``service``,
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +17,7 @@ from proxy.config import Config, ConfigError
 from proxy.config.model import Backend as BackendKeys
 from proxy.config.rules import RuleKeys, rule_module, rule_names
 from proxy.front.trusted import Trusted
+from proxy.interfaces import interface_addresses
 from proxy.privileges import Needs
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
@@ -28,16 +26,18 @@ from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
+from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
-from proxy.rules.source import Context, OnAnswer, unheard
+from proxy.rules.source import Context, OnAnswer, unheard, unsaid
 from proxy.rules.trouble import RuleError
 from proxy.rules.verdict import OnRuleError, Rule
+from proxy.rules.vpopmail import WANTS, usable
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
-    from proxy.backend.pool import BackendSettings
+    from proxy.backend.settings import BackendSettings
     from proxy.front.admission import Admit
     from proxy.front.door import DoorSettings
 
@@ -63,6 +63,38 @@ def host_settings(config: Config) -> HostSettings:
         default_delivery=_bytes(qmail.default_delivery),
         local_ips=local_ips,
         break_char=_bytes(qmail.break_char),
+        ezmlm_unknown_words=qmail.ezmlm_unknown_words == "accept",
+        vpopmail=vpopmail_settings(config),
+    )
+
+
+def vpopmail_settings(config: Config) -> VpopmailSettings:
+    """What vpopmail's own files do not say."""
+    keys = config.vpopmail
+    return VpopmailSettings(
+        source=keys.source,
+        home=_bytes(keys.home) if keys.home else None,
+        qmail_ext=keys.qmail_ext,
+        layout=keys.layout,
+        refuse_deleted=keys.delete == "reject",
+        over_quota=keys.over_quota,
+        usable=usable(),
+        connections=keys.connections,
+        timeout=keys.timeout,
+    )
+
+
+def vpopmail_problem(config: Config) -> str:
+    """Why the database of ``vpopmail.source`` cannot be asked, in words; ``""`` if
+    it can."""
+    source = config.vpopmail.source
+    if source in ("auto", "cdb") or source in usable():
+        return ""
+    extra = "ldap" if source == "ldap" else "sql"
+    wanted = " and ".join(WANTS[source])
+    return (
+        f'vpopmail.source = "{source}" wants the Python packages {wanted} (install'
+        f" qmail-backstop[{extra}])"
     )
 
 
@@ -71,11 +103,12 @@ def engine(
     host: QmailHost,
     on_error: OnRuleError,
     on_answer: OnAnswer = unheard,
+    say: Callable[[str, str], None] = unsaid,
     *,
     serving: bool = False,
 ) -> Engine:
     """The configured rules on ``host``; ``on_error`` hears of rules that fail,
-    ``on_answer`` of what sources say.
+    ``on_answer`` of what sources say, ``say`` what their programs say.
 
     ``serving``: guard against becoming an open relay while running (at the
     start, :func:`relay_problem` does).  Raises :class:`~proxy.config.ConfigError`
@@ -84,7 +117,17 @@ def engine(
     guard = serving and not config.relay.allow_missing_rcpthosts
     percenthack = config.relay.allow_percenthack
     root = os.fsencode(config.qmail.root)
-    context = Context("", host, root, guard, percenthack, on_answer, on_error)
+    context = Context(
+        "",
+        host,
+        root,
+        guard_relay=guard,
+        allow_percenthack=percenthack,
+        undecided=config.qmail.undecided,
+        on_answer=on_answer,
+        on_error=on_error,
+        say=say,
+    )
     rules: list[Rule] = [
         _rule(config, number, context._replace(name=name))
         for number, name in enumerate(rule_names(config.rules))
@@ -127,6 +170,8 @@ def start_problem(config: Config, host: QmailHost) -> str:
     except (KernelError, CannotTell) as error:
         path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
         return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
+    if problem := vpopmail_problem(config):
+        return problem
     if trouble := tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         return f"listen.tcprules: {trouble} ({remedy})"
@@ -205,6 +250,7 @@ def admit(config: Config, tell: Callable[[str], None]) -> Admit | None:
         return None
     rules = tcprules(config)
     told = ""
+    programs_only = _programs_only(config)
 
     def ask(client: str) -> Admission:
         nonlocal told
@@ -216,7 +262,9 @@ def admit(config: Config, tell: Callable[[str], None]) -> Admit | None:
                 tell(f"listen.tcprules: every client is told 421: {error}")
             return Admission(UNREADABLE)
         told = ""
-        return Admission(DENIED if ruling.denied else "", ruling.variables)
+        variables = ruling.variables
+        databytes = smtpd.databytes_set(variables) if programs_only else None
+        return Admission(DENIED if ruling.denied else "", variables, databytes)
 
     return ask
 
@@ -228,10 +276,15 @@ def tcprules(config: Config) -> TcpRules:
     return TcpRules(view, _bytes(config.listen.tcprules))
 
 
+def _programs_only(config: Config) -> bool:
+    """Whether every backend hears of our variables."""
+    return all(backend.command is not None for backend in config.backend)
+
+
 def needs(config: Config) -> Needs:
     """Which rights serving needs."""
     return Needs(
-        set_id=_commands(config),
+        set_id=_commands(config) or any(rule.runs_programs for rule in config.rules),
         addresses=any(backend.transparent for backend in config.backend),
     )
 
@@ -262,14 +315,16 @@ def backend_problem(config: Config, before: Config | None = None) -> str:
     return ""
 
 
-def places(config: Config) -> list[Place]:
-    """Every backend, with the domains that it serves; raises
-    :class:`~proxy.certificates.TlsError`."""
+def places(config: Config, worker: int = 0) -> list[Place]:
+    """Every backend, with the domains that it serves, for the worker of that
+    number; raises :class:`~proxy.certificates.TlsError`."""
     from proxy.backend.choice import Place
 
     return [
         Place(
-            backend_settings(backend, learn_auth=config.auth.offer != "never"),
+            backend_settings(backend, learn_auth=config.auth.offer != "never").part(
+                worker, config.listen.workers
+            ),
             frozenset(map(_bytes, backend.domains)),
             backend.weight,
             backend.backup,
@@ -283,7 +338,7 @@ def backend_settings(
 ) -> BackendSettings:
     """Where qmail-smtpd listens, and how long it may take; raises
     :class:`~proxy.certificates.TlsError`."""
-    from proxy.backend.pool import BackendSettings
+    from proxy.backend.settings import BackendSettings
     from proxy.certificates import backend_context
 
     tcp = backend.tcp
@@ -318,12 +373,14 @@ def door_settings(
     """Bounds of the client's side."""
     from proxy.front.door import DoorSettings
     from proxy.front.harvest import HarvestSettings
-    from proxy.smtp.driver import Limits
+    from proxy.smtp.driver import Limits, declared_size
 
     limits = config.limits
-    # qmail counts a line end as one byte, the client sends two: what is surely
-    # too long for qmail is twice its limit; the rest is qmail's to refuse.
-    databytes = _control(host, smtpd.databytes, 0)
+    databytes = None
+    if _programs_only(config):
+        databytes = smtpd.databytes_set(os.environb.items())
+    if databytes is None:
+        databytes = _control(host, smtpd.databytes, 0)
     harvest = HarvestSettings(
         delay_after=limits.harvest_delay_after,
         refuse_after=limits.harvest_refuse_after,
@@ -350,7 +407,7 @@ def door_settings(
             recipients=limits.recipients,
             unknown_recipients=limits.unknown_per_session,
             message_size=limits.message_size,
-            declared_size=limits.message_size or 2 * databytes,
+            declared_size=limits.message_size or declared_size(databytes),
             auth_failures=limits.auth_failures,
             auth_needs_tls=config.auth.offer != "always",
         ),
@@ -370,46 +427,15 @@ def _control(host: QmailHost, read: Callable[[ControlFiles], T], default: T) -> 
         return default
 
 
-# The addresses of this host, as ipme.c of qmail finds them: netdevice(7).
-
-_SIOCGIFCONF = 0x8912
-_SIOCGIFFLAGS = 0x8913
-_IFF_UP = 1
-_NAME_SIZE = 16
-_REQUEST_SIZE = _NAME_SIZE + struct.calcsize("@LLHBBB0L")  # struct ifreq
-_REQUESTS_MAX = 4096
-
-_WITHOUT_NETWORK = frozenset({b"0.0.0.0", b"127.0.0.1"})
-
-
-def interface_addresses() -> frozenset[bytes]:
-    """The IPv4 addresses of this host's interfaces that are up, and 0.0.0.0,
-    which qmail takes for this host too."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            return frozenset({b"0.0.0.0", *_interfaces_up(sock)})
-    except OSError:
-        return _WITHOUT_NETWORK
-
-
-def _interfaces_up(sock: socket.socket) -> list[bytes]:
-    buffer = array.array("B", bytes(_REQUESTS_MAX * _REQUEST_SIZE))
-    wanted = struct.pack("@iP", len(buffer), buffer.buffer_info()[0])
-    answer = fcntl.ioctl(sock, _SIOCGIFCONF, wanted)
-    length: int = struct.unpack("@iP", answer)[0]
-    content = buffer.tobytes()[:length]
-    found = []
-    for start in range(0, length, _REQUEST_SIZE):
-        request = content[start : start + _REQUEST_SIZE]
-        family = struct.unpack_from("@H", request, _NAME_SIZE)[0]
-        if family == socket.AF_INET and _is_up(sock, request[:_NAME_SIZE]):
-            address = request[_NAME_SIZE + 4 : _NAME_SIZE + 8]
-            found.append(socket.inet_ntoa(address).encode())
-    return found
-
-
-def _is_up(sock: socket.socket, name: bytes) -> bool:
-    request = name.ljust(_REQUEST_SIZE, b"\0")
-    answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
-    flags: int = struct.unpack_from("@H", answer, _NAME_SIZE)[0]
-    return bool(flags & _IFF_UP)
+def restart_only(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that a reload does not change."""
+    pairs = {
+        "listen.addresses": (old.listen.addresses, new.listen.addresses),
+        "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
+        "listen.workers": (old.listen.workers, new.listen.workers),
+        "status.address": (old.status.address, new.status.address),
+        "leakwatch": (old.leakwatch, new.leakwatch),
+        "log": (old.log, new.log),
+        "process": (old.process, new.process),
+    }
+    return [key for key, (before, after) in pairs.items() if before != after]

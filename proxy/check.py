@@ -20,10 +20,12 @@ from proxy import assemble
 from proxy.check_host import HostFiles, check_host
 from proxy.check_process import as_run_user
 from proxy.check_tls import check_reload, check_tls
+from proxy.check_vpopmail import check_vpopmail
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
 from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
+from proxy.interfaces import interface_addresses
 from proxy.qmail.host import QmailHost
 from proxy.rule_problems import check_rules
 from proxy.rules.source import Context
@@ -36,15 +38,20 @@ def run(path: Path | None, environ: Mapping[str, str], *, as_json: bool) -> int:
     try:
         config = load(path, environ)
     except ConfigError as error:
-        findings = [Finding(ERROR, problem) for problem in error.problems]
-        _print(findings, as_json, sys.stderr if not as_json else sys.stdout)
+        bad = [Finding(ERROR, problem) for problem in error.problems]
+        _print(bad, as_json, sys.stderr if not as_json else sys.stdout)
         return BAD_CONFIG
+    all_found = findings(config, environ)
+    _print(all_found, as_json, sys.stdout)
+    return WRONG if any(found.level == ERROR for found in all_found) else GOOD
+
+
+def findings(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    """Everything that is found of a configuration, as the user that serves."""
     settings = Settings(config, environ)
     tls = list(check_tls(config, settings))
     look = partial(_found, config, environ)
-    findings = [*tls, *as_run_user(config, settings, look)]
-    _print(findings, as_json, sys.stdout)
-    return WRONG if any(found.level == ERROR for found in findings) else GOOD
+    return [*tls, *as_run_user(config, settings, look)]
 
 
 def _print(findings: list[Finding], as_json: bool, output: TextIO) -> None:
@@ -83,6 +90,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield lost
         return
     yield from check_host(config, host, files)
+    yield from check_vpopmail(host, settings)
     root = os.fsencode(config.qmail.root)
     yield from check_rules(config, Context("", host, root))
     yield from _default_delivery(config, settings, files)
@@ -93,7 +101,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _network(config: Config, settings: Settings) -> Iterator[Finding]:
     listen = config.listen.all_sockets
-    local = {ip.decode() for ip in assemble.interface_addresses()}
+    local = {ip.decode() for ip in interface_addresses()}
     key: KeyPath = ("listen", "addresses")
     for address in sorted({a for a in listen if a.port and listen.count(a) > 1}):
         what = f"has {address} twice"
@@ -141,6 +149,14 @@ def _backends(config: Config, settings: Settings) -> Iterator[Finding]:
         what = f"serves {shown(domains)[1:-1]}, {share}"
         key: KeyPath = ("backend", number, "command" if backend.command else "address")
         yield settings.finding(NOTE, key, what, "see that this is meant")
+    served = {domain for backend in config.backend for domain in backend.domains}
+    if served and config.auth.offer != "never":
+        what = (
+            "clients that authenticate do so at the backends without domains, which"
+            " have all their mail"
+        )
+        remedy = "see that those know the users, and relay for them"
+        yield settings.finding(WARNING, ("auth", "offer"), what, remedy)
 
 
 def _socket_trouble(path: str | None) -> tuple[str, str]:

@@ -26,7 +26,7 @@ app = typer.Typer(
     name="backstop",
     help="An SMTP front door that refuses unknown recipients before qmail.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -155,6 +155,121 @@ def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     from proxy import check as checks
 
     raise typer.Exit(checks.run(config, os.environ, as_json=as_json))
+
+
+@app.command()
+def ready(config: ConfigOption = None) -> None:
+    """Tell whether the service that runs here takes mail; for health checks.
+
+    It asks the status page, or without one for the greeting. Exit status: 0 it
+    does, 1 it does not, 2 configuration error.
+    """
+    from proxy.config import ConfigError, load
+
+    try:
+        settings = load(config, os.environ)
+    except ConfigError as error:
+        raise _config_error(error) from error
+    from proxy import ready as readiness
+
+    raise typer.Exit(readiness.run(settings))
+
+
+@app.command()
+def report(
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG...",
+            show_default=False,
+            help="Our logs, in any of the three formats: files, rotated ones too (.gz,"
+            " .bz2, .xz), directories of multilog or svlogd; - is standard input.",
+        ),
+    ],
+    qmail_log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qmail-log",
+            metavar="PATH",
+            help="qmail-send's log, likewise; may be given again. Tells what was"
+            " refused although qmail delivers, and what was let in and bounced.",
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=10_000, help="Rows of each table."),
+    ] = 10,
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="From then on: 2026-11-24T14:00 (UTC), 24h, 7d."
+        ),
+    ] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Before then.")] = "",
+    domain: Annotated[
+        str, typer.Option(metavar="DOMAIN", help="Recipients of this domain only.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Tell from the logs what was refused, passed on and deferred, and why.
+
+    Exit status: 0 good, 1 a log cannot be read or has no line of ours, 2 usage
+    error.
+    """
+    from proxy.report import command
+
+    asked = command.Asked(logs, qmail_log or (), top, since, until, domain)
+    raise typer.Exit(command.run(asked, as_json=as_json))
+
+
+@app.command()
+def init(
+    root: Annotated[
+        str,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Where the host's files are: a mounted disk, a container's volume.",
+        ),
+    ] = "/",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A new file for the configuration; - is standard output.",
+        ),
+    ] = "-",
+    as_json: JsonOption = False,
+) -> None:
+    """Look at a qmail host, and write a configuration that fits it.
+
+    The configuration goes to standard output or to a new file, the list of what
+    was found to standard error. Nothing else is written. Exit status: 0 good, 1 no
+    qmail was found, 2 the file could not be written.
+    """
+    from proxy import init as first_look
+
+    raise typer.Exit(first_look.run(root, output, as_json=as_json))
+
+
+@app.command()
+def doctor(
+    as_json: JsonOption = False,
+    nameserver: Annotated[
+        str,
+        typer.Option(metavar="IP[:PORT]", help="Ask this one instead of the system's."),
+    ] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Examine a deployment, end to end, and say what to do.
+
+    No mail is sent, nothing is changed. Exit status: 0 nothing is red, 1 something
+    is, 2 the configuration cannot be read.
+    """
+    from proxy.doctor import command
+
+    raise typer.Exit(command.run(config, os.environ, nameserver, as_json=as_json))
 
 
 @app.command()

@@ -327,7 +327,8 @@ def for_people(explanation: Explanation) -> Iterator[Pieces]:
     if not verdict.trace:
         yield from _step("rule " + verdict.rule, verdict.reason)
     if verdict.undecided:
-        yield from _step("undecided", "a program decides; accepted in case of doubt")
+        what = "accepted in case of doubt" if verdict.kind is Kind.ACCEPT else word
+        yield from _step("undecided", f"a program decides; {what}")
     if verdict.observed is not None:
         what = _WORDS[verdict.observed][0]
         yield from _step("mode observe", f"in mode enforce it would be {what}")

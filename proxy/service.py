@@ -28,6 +28,7 @@ from proxy.front.session import Session
 from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
 from proxy.front.tls import ServerTls
 from proxy.front.tls_session import TlsSession
+from proxy.leakwatch import LeakWatch
 from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
@@ -95,12 +96,14 @@ class Service:
         self._limited = Limiter(log)
         self._reload = reload
         self._share = share
+        self._worker = share.worker if share else 0
         self._tell = share.tell if share else _tell_nobody
         self.metrics = Metrics(__version__)
         self.recent = Recent()
         self.door: Door | None = None
         self.backends: Backends | None = None
         self.watch: Watch | None = None
+        self.leaks: LeakWatch | None = None
         self.addresses: list[str] = []
         self.status_port = 0
         self._sockets: Sequence[socket.socket] = ()
@@ -110,7 +113,8 @@ class Service:
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._engines = Engines(_all([self.log, self.metrics]), self._rule_failed)
+        heard = _all([self.log, self.metrics])
+        self._engines = Engines(heard, self._rule_failed, self.log.notice)
         self._listening = False
         self._started = False
         self._configuration = "as at the start"
@@ -125,10 +129,16 @@ class Service:
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self._limited, self.metrics, self.recent]
+        if config.leakwatch.log:
+            say = self.log.notice if self._first else _tell_nobody
+            told = _all([self._limited, self.metrics])
+            self.leaks = leaks = LeakWatch(config.leakwatch.log, told, say)
+            observers.append(leaks)
+            self.metrics.leakwatch = lambda: leaks.reading
         observer = _all(observers)
         tls = self._share.tls if self._share else server_tls(config)
         self._sockets = self._own_sockets()
-        places = assemble.places(config)
+        places = assemble.places(config, self._worker)
         self.backends = Backends(places, hostname, say=self.log.notice)
         self.watch = watch = Watch(self.backends, self.log.notice)
         watch.learn(self.log.notice if self._first else None)
@@ -153,6 +163,8 @@ class Service:
         self._listening = True
         await self._start_status(config.status.address)
         self._start_interlock(watch)
+        if self.leaks is not None:
+            self.leaks.start()
         self._sweep()
         self._started = True
         self._say_started()
@@ -247,7 +259,7 @@ class Service:
             if problem := problem or assemble.backend_problem(config, self.config):
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
-            behind = assemble.places(config)
+            behind = assemble.places(config, self._worker)
             engine = self._engines.make(config, host)
         except (ConfigError, StartError, TlsError) as error:
             self.metrics.reloaded(ok=False)
@@ -258,7 +270,7 @@ class Service:
         door.configure(engine, assemble.hostname(config, host), settings)
         relay = config.relay
         watch.use(behind, relay.interlock_interval, trusting=bool(relay.trusted))
-        kept = _restart_only(self.config, config)
+        kept = assemble.restart_only(self.config, config)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")
@@ -289,6 +301,8 @@ class Service:
         await self._engines.close()
         if self._status is not None:
             await self._status.stop()
+        if self.leaks is not None:
+            self.leaks.close()
         self._limited.close()
         if self._started:
             self.log.notice("info", "stopped")
@@ -426,19 +440,6 @@ def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run on uvloop where it is installed, else on asyncio."""
     with asyncio.Runner(loop_factory=event_loop()) as runner:
         return runner.run(main())
-
-
-def _restart_only(old: Config, new: Config) -> list[str]:
-    """The keys that differ and that a reload does not change."""
-    pairs = {
-        "listen.addresses": (old.listen.addresses, new.listen.addresses),
-        "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
-        "listen.workers": (old.listen.workers, new.listen.workers),
-        "status.address": (old.status.address, new.status.address),
-        "log": (old.log, new.log),
-        "process": (old.process, new.process),
-    }
-    return [key for key, (before, after) in pairs.items() if before != after]
 
 
 def _all(observers: list[Observer]) -> Observer:

@@ -142,6 +142,21 @@ def test_auth_that_nobody_can_be_offered(tmp_path: Path) -> None:
     assert told.endswith(": set tls.certificates")
 
 
+def test_auth_beside_backends_with_domains(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    backends = "[[backend]]\naddress = 'a:1'\n[[backend]]\naddress = 'b:1'\n"
+    path = tmp_path / "several.toml"
+    rest = config(tmp_path).read_text()
+    before, _, behind = rest.partition("[backend]")
+    behind = behind.partition("\n[")[2]
+    both = before + backends + "{}\n[auth]\noffer = 'always'\n[" + behind
+    path.write_text(both.format("domains = ['b.test']"))
+    (told,) = grave(run(path)[1], tmp_path)
+    assert "clients that authenticate do so at the backends without domains" in told
+    path.write_text(both.format(""))
+    assert grave(run(path)[1], tmp_path) == []
+
+
 def test_a_control_file_that_is_a_directory(tmp_path: Path) -> None:
     path = lay_out(tmp_path, virtualdomains=None)
     (tmp_path / "host/var/qmail/control/virtualdomains").mkdir()

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.backend.pool import Backend, BackendSettings
+from proxy.backend.pool import Backend
 from proxy.backend.probe import Relaying
+from proxy.backend.settings import BackendSettings
 from proxy.interlock import FIRST_SECONDS, OFF, RETRY_SECONDS, Interlock
 from proxy.observe.metrics import INTERLOCK_STATES
 from tests.support.backend import SILENT, FakeQmail

@@ -19,6 +19,9 @@ from proxy.smtp.reply import BadReply, Reply, ReplyReader
 
 OnReply = Callable[[Reply], None]
 
+FINAL_DOT = "final dot"
+"""The step after which the backend may have the message, whatever happens."""
+
 
 class ChannelOwner(Protocol):
     """Whoever speaks over a channel at the moment."""
@@ -54,6 +57,8 @@ class Channel(asyncio.Protocol):
         "lost_why",
         "offered",
         "owner",
+        "private",
+        "reset_first",
         "step",
         "used",
     )
@@ -75,6 +80,8 @@ class Channel(asyncio.Protocol):
         self.lost_why = ""
         self.offered: frozenset[bytes] = frozenset()
         self.owner: ChannelOwner | None = None
+        self.private = False  # it has seen AUTH: for nobody else
+        self.reset_first = False  # RSET is due before the next MAIL
         self.step = "greeting"
         self.used = 0
         transport.set_protocol(self)
@@ -107,6 +114,7 @@ class Channel(asyncio.Protocol):
         """Send a line of an AUTH exchange: it is kept nowhere and never told.
         Nothing else may be outstanding."""
         self.step = "AUTH"
+        self.private = True
         self._waiting.append(on_reply)
         self.write(line + b"\r\n")
 
@@ -116,8 +124,15 @@ class Channel(asyncio.Protocol):
             self._transport.write(data)
 
     def end_message(self, data: bytes, on_reply: OnReply) -> None:
-        """The last bytes of a message and the final dot."""
-        self.step = "final dot"
+        """The last bytes of a message and the final dot.
+
+        It is not sent where a reply has begun already: that cannot be the answer,
+        and its end would be taken for it.
+        """
+        if not self._reader.empty:
+            self.drop("message: a reply has begun that nobody asked for")
+            return
+        self.step = FINAL_DOT
         self._waiting.append(on_reply)
         self.write(data + b".\r\n")
 

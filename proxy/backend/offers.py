@@ -1,6 +1,6 @@
 """What the backend offers, asked before the first client wants to know.
 
-Knows: EHLO and QUIT, and when to ask again.  Knows not: what is made of it
+Knows: when to ask, and when to ask again.  Knows not: what is made of it
 (:attr:`proxy.backend.pool.Backend.auth_offered`).  Made by the service, in each
 of its processes, and called about once a second.
 
@@ -11,12 +11,10 @@ connections for mail counts as well.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-from proxy.backend.channel import Channel
 from proxy.backend.pool import Backend
-from proxy.smtp.reply import Reply
+from proxy.backend.question import Question
 
 AGAIN_SECONDS = 300.0
 RETRY_SECONDS = 5.0
@@ -39,8 +37,7 @@ class Offers:
         self._backend = backend
         self._say = say or _say_nothing
         self._said: bytes | None = None
-        self._channel: Channel | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._question: Question | None = None
         self._due = 0.0
 
     def tick(self) -> None:
@@ -48,12 +45,11 @@ class Offers:
         backend = self._backend
         if (
             backend.settings.learn_auth
-            and self._opening is None
-            and self._channel is None
+            and self._question is None
             and backend.now() >= self._due
         ):
             self._due = backend.now() + RETRY_SECONDS
-            self._opening = backend.open(None, self._opened, self._not_opened)
+            self._question = Question(backend, self._greeted, self._not_greeted)
 
     def ask_again(self) -> None:
         """Another configuration: ask at once."""
@@ -65,49 +61,24 @@ class Offers:
     def close(self) -> None:
         """Ask no more."""
         self._due = float("inf")
-        if self._opening is not None:
-            self._opening.cancel()
-            self._opening = None
-        if self._channel is not None:
-            self._backend.discard(self._channel)
-            self._channel = None
-
-    # The channel's owner.
-
-    def channel_lost(self, why: str, said: object = None) -> None:
-        """It will not answer; it is asked again soon."""
-        self._channel = None
-
-    def channel_blocked(self) -> None:
-        """One short line waits; the deadline holds."""
-
-    def channel_writable(self) -> None:
-        """It does no longer."""
+        question, self._question = self._question, None
+        if question is not None:
+            question.cancel()
 
     # Inside.
 
-    def _not_opened(self, step: str, why: str) -> None:
-        self._opening = None
-
-    def _opened(self, channel: Channel) -> None:
-        if self._opening is None:  # it could not be cancelled in time
-            self._backend.discard(channel)
-            return
-        self._opening = None
-        self._channel = channel
-        channel.owner = self
-        backend = self._backend
-        channel.deadline = backend.now() + backend.settings.command_timeout
-        channel.ask((b"EHLO " + backend.hostname, self._answered))
-
-    def _answered(self, reply: Reply) -> None:
-        channel, self._channel = self._channel, None
-        assert channel is not None
-        if reply.code == 250:
-            self._backend.heard(reply)
+    def _greeted(self) -> None:
+        """What it offers, the backend itself has learnt from EHLO."""
+        question, self._question = self._question, None
+        assert question is not None
+        if question.extended:
             self._due = self._backend.now() + AGAIN_SECONDS
             self._tell(self._backend.auth_offered)
-        self._backend.finish(channel)
+        question.finish()
+
+    def _not_greeted(self, why: str) -> None:
+        """It is asked again soon."""
+        self._question = None
 
     def _tell(self, offered: bytes) -> None:
         if offered == self._said:

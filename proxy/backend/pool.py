@@ -1,107 +1,35 @@
 """The backend as a place: its connections, made, kept for reuse, and ended.
 
-Knows: where the backend is, which connections are open, which may be used
-again, whether the backend answers.  Knows not: envelopes or messages.  Called
-by ``conversation``; made by the service.
+Knows: which connections are open, which may be used again, whether the backend
+answers.  Knows not: how one is made (``connect``), envelopes or messages.  Called
+by ``link`` and ``question``; made by the service.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shlex
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
-
-import aiosmtplib
 
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
-from proxy.backend.program import CannotStart, NoPlace, Say
-from proxy.backend.reach import Reach, Reached
+from proxy.backend.connect import NotConnected, connect
+from proxy.backend.ear import Say
+from proxy.backend.program import NoPlace
+from proxy.backend.reach import Reach
+from proxy.backend.settings import BackendSettings, same_place
 from proxy.backend.slots import Slots
 from proxy.smtp.auth import offered_line
 from proxy.smtp.reply import Reply
-
-
-@dataclass(frozen=True, slots=True)
-class BackendSettings:
-    """Where qmail-smtpd listens, and how long it may take; times in seconds.
-
-    ``host`` and ``port``, or ``path`` of a Unix socket, or ``command``, a program
-    to be run for each client, ``command_concurrency`` at a time.  With ``context``,
-    the connection is encrypted: after STARTTLS, or from the start.  ``transparent``
-    connects from the client's own address; ``send_proxy`` ("v1", "v2") and
-    ``identify`` ("xclient", "xforward") tell of it.  The times are shorter
-    than what RFC 5321 §4.5.3.2 grants us as a server.  ``kept`` idle
-    connections are kept for ``kept_seconds``.  After ``breaker_failures``
-    attempts to connect that failed in a row, none is made for
-    ``breaker_seconds``; 0 of them: attempts are always made.  There are at most
-    ``connections`` at a time, 0 is no limit; who wants one more waits for
-    ``connection_wait``.  ``learn_auth``: remember which mechanisms of AUTH it
-    offers.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 2525
-    path: str = ""
-    context: ssl.SSLContext | None = None
-    starttls: bool = False
-    connect_timeout: float = 10.0
-    command_timeout: float = 60.0
-    data_timeout: float = 120.0
-    final_timeout: float = 540.0
-    kept: int = 8
-    kept_seconds: float = 30.0
-    breaker_failures: int = 5
-    breaker_seconds: float = 2.0
-    connections: int = 0
-    connection_wait: float = 5.0
-    command: tuple[str, ...] = ()
-    command_concurrency: int = 40
-    transparent: bool = False
-    send_proxy: str = ""
-    identify: str = ""
-    learn_auth: bool = False
-
-    @property
-    def reaches(self) -> bool:
-        """Whether connecting takes more than a connection."""
-        return bool(self.command or self.transparent or self.send_proxy)
-
-    @property
-    def per_client(self) -> bool:
-        """Whether a connection is one client's, and nobody else's after it."""
-        return self.reaches or self.identify == "xclient"
-
-    def __str__(self) -> str:
-        if self.command:
-            return f"command:{shlex.join(self.command)}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
-
-
-def _same_place(one: BackendSettings, other: BackendSettings) -> bool:
-    """A context is made anew at every HUP: its files may be others."""
-    same_context = one.context is other.context and one.starttls == other.starttls
-    same_way = _way(one) == _way(other)
-    return same_context and same_way and str(one) == str(other)
-
-
-def _way(settings: BackendSettings) -> tuple[bool, str, str]:
-    return settings.transparent, settings.send_proxy, settings.identify
-
 
 # A connection is not used for ever: leaks in old servers stay small.
 _USES_MAX = 1000
 _AGE_MAX = 600.0
 
 OnChannel = Callable[[Channel], None]
-OnFailure = Callable[[str, str], None]
-"""Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried)
-and why."""
+OnFailure = Callable[[str, str, Reply | None], None]
+"""Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried),
+why, and the backend's refusal if it was the client who was refused for good."""
 
 
 def say_nothing(level: str, text: str) -> None:
@@ -172,7 +100,7 @@ class Backend:
     def use(self, settings: BackendSettings) -> None:
         """Other settings from now on.  Where they name another place, or another
         way to it, no connection of before serves a further session."""
-        if not _same_place(settings, self.settings):
+        if not same_place(settings, self.settings):
             self.up, self.trouble, self.auth_offered = None, "", b""
             for channel in self._live:
                 channel.used = _USES_MAX
@@ -234,7 +162,7 @@ class Backend:
         channel.used += 1
         young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
         good = channel.usable and young and not self._retired
-        good = good and not self.settings.per_client
+        good = good and not (channel.private or self.settings.per_client)
         if good and len(self._idle) < self.settings.kept:
             # While it is idle, the time of its release.
             channel.deadline = self.now()
@@ -248,7 +176,7 @@ class Backend:
         may be tried; called about once a second where there are several."""
         resting = self._breaker.open and not self._breaker.due(self.now())
         if self.up is False and not resting and not self._opening:
-            self.open(None, self.finish, lambda step, why: None)
+            self.open(None, self.finish, lambda *_: None)
 
     def finish(self, channel: Channel) -> None:
         """End a connection that is not to be used again, politely if it can be."""
@@ -333,7 +261,7 @@ class Backend:
                 raise
             if waiting.granted.cancelled() or not patience:
                 waiting.granted.cancel()
-                on_failure("connections", f"all {limit} connections are in use")
+                on_failure("connections", f"all {limit} connections are in use", None)
                 return
             channel = waiting.granted.result()
             if channel is not None:
@@ -379,83 +307,31 @@ class Backend:
         breaker, settings = self._breaker, self.settings
         attempt = breaker.admit(self.now())
         if attempt is Attempt.FORBIDDEN:
-            on_failure("breaker", f"not tried again yet: {self.trouble}")
+            on_failure("breaker", f"not tried again yet: {self.trouble}", None)
             return
-        reached: Reached | None = None
         try:
-            if settings.reaches:
-                reached = await self._reach(settings, client)
-            smtp = self._client(reached)
-            await smtp.connect()
-            # uvloop's transports are not registered as asyncio's.
-            transport = cast(asyncio.Transport | None, smtp.transport)
-            if transport is None or transport.is_closing():
-                raise ConnectionError("the backend closed the connection")
+            channel = await connect(
+                settings, client, self._reach, self.hostname, self.now
+            )
         except NoPlace as error:
             breaker.abandoned(attempt)  # the backend is there: too many of us
-            on_failure("connections", str(error))
-        except _TROUBLE as error:
-            _give_up(reached)
-            why = f"connect: {error or type(error).__name__}"
-            late = isinstance(error, TimeoutError) and not settings.command
-            if reached is not None and not (late or _about_tls(error)):
-                # It is there.  Its greeting is about this one client.
+            on_failure("connections", str(error), None)
+        except NotConnected as error:
+            if error.there:
                 breaker.succeeded()
             else:
                 breaker.failed(attempt, self.now())
                 self.up = False
-                self.trouble = why
-            on_failure("connect", why)
+                self.trouble = str(error)
+            on_failure("connect", str(error), error.refusal)
         except asyncio.CancelledError:
-            _give_up(reached)
             breaker.abandoned(attempt)
             raise
         else:
             breaker.succeeded()
             self.up = True
             self.trouble = ""
-            channel = Channel(smtp, transport, self.now())
-            if reached is not None and reached.program is not None:
-                reached.program.connection = channel
-            if not _same_place(settings, self.settings):  # another, meanwhile
+            if not same_place(settings, self.settings):  # another, meanwhile
                 channel.used = _USES_MAX
             self._live.add(channel)
             on_channel(channel)
-
-    def _client(self, reached: Reached | None) -> aiosmtplib.SMTP:
-        settings = self.settings
-        named = not settings.path and not settings.command
-        return aiosmtplib.SMTP(
-            # Where there is a socket already, its certificate's name.
-            hostname=settings.host if named else None,
-            port=settings.port if named and reached is None else None,
-            socket_path=settings.path or None if reached is None else None,
-            sock=reached.sock if reached is not None else None,
-            # What stands before qmail-smtpd may ask DNS before it greets.
-            timeout=settings.command_timeout
-            if settings.command
-            else settings.connect_timeout,
-            # Else the library asks the resolver for our name, in a thread.
-            local_hostname=self.hostname.decode("ascii", "replace"),
-            start_tls=settings.context is not None and settings.starttls,
-            use_tls=settings.context is not None and not settings.starttls,
-            tls_context=settings.context,
-        )
-
-
-_TROUBLE = (aiosmtplib.SMTPException, CannotStart, OSError, ValueError)
-
-
-def _about_tls(error: BaseException) -> bool:
-    """Whether it failed for want of STARTTLS or of a good certificate, which is
-    the same for every client."""
-    wanting = type(error) is aiosmtplib.SMTPException
-    return wanting or isinstance(error.__cause__ or error, ssl.SSLError)
-
-
-def _give_up(reached: Reached | None) -> None:
-    """No connection came of it."""
-    if reached is not None:
-        reached.sock.close()
-        if reached.program is not None:
-            reached.program.given_up = True

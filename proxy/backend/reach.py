@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.backend import ucspi
 from proxy.backend.client import Client, ip_address
+from proxy.backend.ear import Say
 from proxy.backend.identity import proxy_header
-from proxy.backend.program import Program, Programs, Say
+from proxy.backend.program import Program, Programs
 
 # linux/in.h and linux/in6.h; Python names none of them before 3.12.
 _TRANSPARENT = {
@@ -28,7 +29,7 @@ _BIND_ADDRESS_NO_PORT = 24
 
 
 class Way(Protocol):
-    """What is asked of :class:`~proxy.backend.pool.BackendSettings` here."""
+    """What is asked of :class:`~proxy.backend.settings.BackendSettings` here."""
 
     @property
     def host(self) -> str:
@@ -64,9 +65,11 @@ class Way(Protocol):
 
 
 class Reached(NamedTuple):
-    """A socket, and the program at its other end if there is one."""
+    """A socket, and the program at its other end if there is one.  ``known``: the
+    other end sees the client's address as its own client's."""
 
     sock: socket.socket
+    known: bool
     program: Program | None = None
 
 
@@ -83,12 +86,13 @@ class Reach:
         ``OSError``, :class:`~proxy.backend.program.CannotStart`,
         :class:`~proxy.backend.program.NoPlace`."""
         if way.command:
-            known = ucspi.environment(self._inherited, client, self._hostname)
+            told = ucspi.environment(self._inherited, client, self._hostname)
             limit, patience = way.command_concurrency, way.connect_timeout
-            command = way.command
-            return Reached(*await self.programs.start(command, known, limit, patience))
+            start = self.programs.start(way.command, told, limit, patience)
+            sock, program = await start
+            return Reached(sock, _has_address(client), program)
         async with asyncio.timeout(way.connect_timeout):
-            sock = await _connected(way, client)
+            sock, known = await _connected(way, client)
             if way.send_proxy:
                 try:
                     loop = asyncio.get_running_loop()
@@ -96,7 +100,7 @@ class Reach:
                 except BaseException:
                     sock.close()
                     raise
-        return Reached(sock)
+        return Reached(sock, known or (bool(way.send_proxy) and _has_address(client)))
 
 
 def transparent_trouble() -> str:
@@ -110,8 +114,13 @@ def transparent_trouble() -> str:
     return ""
 
 
-async def _connected(way: Way, client: Client | None) -> socket.socket:
-    """A connection; of several addresses the first that answers."""
+def _has_address(client: Client | None) -> bool:
+    return client is not None and ip_address(client.address) is not None
+
+
+async def _connected(way: Way, client: Client | None) -> tuple[socket.socket, bool]:
+    """A connection, and whether it comes from the client's own address; of
+    several addresses the first that answers."""
     loop = asyncio.get_running_loop()
     where: list[tuple[int, Any]]
     if way.path:
@@ -125,8 +134,9 @@ async def _connected(way: Way, client: Client | None) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
+            own = False
             if way.transparent and client is not None:
-                _come_from(sock, family, client)
+                own = _come_from(sock, family, client)
             await loop.sock_connect(sock, address)
         except OSError as error:
             sock.close()
@@ -135,18 +145,19 @@ async def _connected(way: Way, client: Client | None) -> socket.socket:
             sock.close()
             raise
         else:
-            return sock
+            return sock, own
     raise trouble or OSError(f"{way.host} has no address")
 
 
-def _come_from(sock: socket.socket, family: int, client: Client) -> None:
+def _come_from(sock: socket.socket, family: int, client: Client) -> bool:
     """Bind to the client's address, where the two are of one family; else it
-    stays our own."""
+    stays our own, and ``False``."""
     address = ip_address(client.address)
     wanted = socket.AF_INET6 if address and address.version == 6 else socket.AF_INET
     if address is None or family != wanted:
-        return
+        return False
     sock.setsockopt(*_TRANSPARENT[wanted], 1)
     # The port is chosen at connect(2): as many as there are pairs of both.
     sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
     sock.bind((str(address), 0))
+    return True

@@ -91,6 +91,8 @@ def _offending(details: ErrorDetails) -> str:
         return ""
     if details["loc"] == ("backend",) and isinstance(value, list | tuple):
         return ""  # the tables of all of them
+    if "pass" in str(details["loc"][-1:]):
+        return ""  # a password where there is no key for one
     return shown(value)
 
 
@@ -166,7 +168,7 @@ def toml_value(value: object) -> str:
         return str(int(value))
     if isinstance(value, int | float):
         return str(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(str(value))
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from proxy.config.groups import check_groups
+from proxy.config.leakwatch import LeakWatch
 from proxy.config.limits import Limits
 from proxy.config.process import Process
 from proxy.config.rules import QmailRule, RuleKeys, read_rule
@@ -48,6 +49,7 @@ from proxy.config.values import (
     split_list,
     tables,
 )
+from proxy.config.vpopmail import Vpopmail
 from proxy.config.ways import Ways
 
 Rule = Annotated[SerializeAsAny[RuleKeys], BeforeValidator(read_rule)]
@@ -148,6 +150,22 @@ class Qmail(Section):
         description="The character between user and extension in user-ext"
         " (conf-break). Change it if qmail was built with another one.",
     )
+    undecided: Literal["accept", "no-null-sender", "defer", "reject"] = Field(
+        default="accept",
+        description="What becomes of recipients of which only a program of a dot-qmail"
+        " file could tell (docs/programs.md). accept: as qmail does; it may still"
+        " bounce. no-null-sender: accept, but no bounces (550 5.7.1), not even of mail"
+        " that these recipients sent. defer: 451 for"
+        " ever. reject: 550, although qmail may well deliver. The log and backstop"
+        " explain name the program; look there before you choose one of the last two.",
+    )
+    ezmlm_unknown_words: Literal["accept", "reject"] = Field(
+        default="accept",
+        description="Mail for LIST-anything of an ezmlm list, where anything is no"
+        " command. accept: as ezmlm-manage does, which answers with help to whoever"
+        " the sender claims to be. reject: 550. Leave it if your ezmlm was built with"
+        " translated commands.",
+    )
 
 
 class Backend(Ways, Section):
@@ -223,9 +241,9 @@ class Backend(Ways, Section):
     )
     connections: Whole = Field(
         default=0,
-        description="Connections to it at a time, idle ones included, for each of"
-        " listen.workers. Less than tcpserver's -c, which leaves what is beyond"
-        " waiting without a word. 0: no limit.",
+        description="Connections to it at a time, idle ones included. Less than"
+        " tcpserver's -c, which leaves what is beyond waiting without a word. Each of"
+        " listen.workers has its part, one at least. 0: no limit.",
     )
     connection_wait: Seconds = Field(
         default=5.0,
@@ -377,6 +395,7 @@ class Config(Section):
     listen: Listen = Listen()
     tls: Tls = Tls()
     qmail: Qmail = Qmail()
+    vpopmail: Vpopmail = Vpopmail()
     backend: Annotated[
         tuple[Backend, ...],
         BeforeValidator(one_or_more),
@@ -392,6 +411,7 @@ class Config(Section):
     limits: Limits = Limits()
     relay: Relay = Relay()
     auth: Auth = Auth()
+    leakwatch: LeakWatch = LeakWatch()
     process: Process = Process()
 
     # Set by ``sources``.

@@ -30,7 +30,8 @@ class Ways(BaseModel):
     command_concurrency: Processes = Field(
         default=40,
         description="Programs of command at a time, as tcpserver -c. A client waits"
-        " connect_timeout for a place, then it is told to come again (451).",
+        " connect_timeout for a place, then it is told to come again (451). Each of"
+        " listen.workers has its part, one at least.",
     )
     transparent: bool = Field(
         default=False,

@@ -17,10 +17,12 @@ from proxy.smtp.reply import Reply
 
 class Admission(NamedTuple):
     """Why a client is not let in (``denied``, ``unreadable``, or ``""``), else
-    the variables of its rule."""
+    the variables of its rule; and the ``databytes`` that qmail-smtpd will have by
+    one of them, ``None`` where it is control/databytes."""
 
     refused: str = ""
     variables: Variables = ()
+    databytes: int | None = None
 
     @property
     def reply(self) -> Reply:

@@ -15,7 +15,7 @@ from proxy.front.pace import Pace
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import BY_LINE, State
+from proxy.smtp.state import BY_LINE
 
 if TYPE_CHECKING:
     from proxy.front.door import Door
@@ -25,8 +25,7 @@ _NEVER = float("inf")
 
 def latest(dialogue: Dialogue, door: Door) -> float:
     """By when the client must act, from now on."""
-    state = dialogue.state
-    if state in BY_LINE or state is State.SWITCHING:
+    if dialogue.state in BY_LINE:
         return door.command_deadline
     limit = door.patience.data_timeout
     return door.now + limit if limit else _NEVER

@@ -235,9 +235,9 @@ class Door:
 
     def guessed(self, session: str, client: str, refusal: Reply) -> tuple[Reply, float]:
         """A recipient was refused for want of a mailbox: what to tell the client
-        (``refusal``, or 421), and the seconds by which to hold that back."""
-        trusted = self.settings.trusted
-        if self.settings.harvest is None or (trusted and client in trusted):
+        (``refusal``, or 421), and the seconds by which to hold that back.  Not for
+        clients that may relay."""
+        if self.settings.harvest is None:
             return refusal, 0.0
         if self.proxied and client in self.settings.proxies:
             return refusal, 0.0  # it may stand for many

@@ -9,11 +9,13 @@ whose friend this module is, or behind a PROXY header
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.backend.client import Client, without_relayclient
 from proxy.front.admission import Admission
 from proxy.observe.events import Connected
+from proxy.smtp.driver import Banner, declared_size
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import State
 
@@ -80,7 +82,22 @@ def _admitted(session: Session, admission: Admission) -> bool:
         session._door.shut(session._socket)
         return False
     session._variables = admission.variables
+    if admission.databytes is not None:
+        _bound(session, admission.databytes)
     relayclient = admission.relayclient
     if relayclient is not None:
         session._relayclient = relayclient
     return True
+
+
+def _bound(session: Session, databytes: int) -> None:
+    """Another size is announced and held than to all others."""
+    door = session._door
+    settings, limits = door.settings, door.session_limits
+    if limits.message_size:
+        return  # it holds for everybody
+    starttls = settings.tls is not None
+    session._dialogue.bound(
+        Banner(door.hostname, databytes, starttls=starttls),
+        replace(limits, declared_size=declared_size(databytes)),
+    )

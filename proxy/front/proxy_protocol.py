@@ -4,7 +4,7 @@ Knows: HAProxy's proxy-protocol.txt (2.1 version 1, 2.2 version 2).  Knows not:
 who may send one, how long it may take (:mod:`proxy.front.proxied`).
 
 Nothing is guessed: what is not a whole, sound header is an error, and no byte
-behind the header is touched.  A checksum (PP2_TYPE_CRC32C) is not looked at.
+behind the header is touched.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _version_2(buffer: bytes) -> Header | None:
     block, rest = buffer[_V2_HEAD:end], buffer[end:]
     if command == 0:
         return Header(None, rest)
-    _check_tlvs(block[addresses:])
+    _check_tlvs(buffer[:end], _V2_HEAD + addresses)
     return Header(_ends(block, addresses), rest)
 
 
@@ -161,13 +161,44 @@ def _ends(block: bytes, length: int) -> Ends | None:
     )
 
 
-def _check_tlvs(data: bytes) -> None:
-    """Type, length and value, one after another, to the very end (2.2.1)."""
-    at = 0
-    while at < len(data):
-        at += 3 + int.from_bytes(data[at + 1 : at + 3], "big")
-    if at > len(data):
-        raise BadHeader("version 2, with a TLV that is longer than the header")
+_TLV_CRC32C = 0x03
+
+
+def _check_tlvs(header: bytes, at: int) -> None:
+    """Type, length and value, one after another from ``at`` on, to the very end
+    (2.2.1); a checksum is held against the whole header (2.2.3)."""
+    while at < len(header):
+        kind, begin = header[at], at + 3
+        at = begin + int.from_bytes(header[at + 1 : begin], "big")
+        if at > len(header):
+            raise BadHeader("version 2, with a TLV that is longer than the header")
+        if kind == _TLV_CRC32C:
+            _check_sum(header, begin, at)
+
+
+def _check_sum(header: bytes, begin: int, end: int) -> None:
+    """It was reckoned with zeros in its own place."""
+    said = header[begin:end]
+    zeroed = header[:begin] + bytes(len(said)) + header[end:]
+    if said != crc32c(zeroed).to_bytes(4, "big"):
+        raise BadHeader("version 2, with a checksum that is wrong")
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of RFC 4960, appendix B (Castagnoli's polynomial)."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = _CRC32C[(value ^ byte) & 0xFF] ^ (value >> 8)
+    return value ^ 0xFFFFFFFF
+
+
+def _crc32c_entry(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC32C = tuple(map(_crc32c_entry, range(256)))
 
 
 def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:

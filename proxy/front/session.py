@@ -21,6 +21,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
+from proxy.backend.channel import FINAL_DOT
 from proxy.backend.client import Client, Variables
 from proxy.backend.conversation import Conversation
 from proxy.front.authenticated import Authenticated
@@ -58,6 +59,8 @@ class Session(Authenticated, Encrypted, SMTP):
 
     ``deadline`` is loop time in seconds by which the client must act.
     """
+
+    _rules_keep: dict[object, Any] | None = None  # see told.facts_of()
 
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER
@@ -245,7 +248,7 @@ class Session(Authenticated, Encrypted, SMTP):
     def recipient_answered(self, reply: Reply) -> None:
         argument = self._arguments.pop(0)
         if not reply.positive:
-            if reply.code == 550 and not self._authenticated:
+            if reply.code == 550 and self._relayclient is None:
                 self._door.guessed(self._id, self._client, reply)
             event = BackendRefusedRecipient(
                 self._id, self._client, read_path(argument), reply.text, self._backend
@@ -276,8 +279,7 @@ class Session(Authenticated, Encrypted, SMTP):
         self._arguments.clear()
         self._blocked = False  # there is nothing left to wait for
         self.backend_passed_over(step, why)
-        state = self._dialogue.state
-        if state is State.ENDED:
+        if step == FINAL_DOT:  # whatever became of the client meanwhile
             self._report_message("unknown", reply.text, why)
         if not self._gone:
             self._dialogue.relay_failed(reply)

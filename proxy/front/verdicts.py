@@ -73,8 +73,8 @@ def decide_now(session: Session, recipient: bytes, verdict: Verdict) -> Reply | 
 
 def _guessed(session: Session, refusal: Reply) -> Reply | Pending:
     """The refusal of somebody who may be guessing: now, later, or 421."""
-    if session._authenticated:
-        return refusal  # it writes to whom it will
+    if session._relayclient is not None:
+        return refusal  # it may write to whom it will
     door = session._door
     reply, delay = door.guessed(session._id, session._client, refusal)
     if not delay or session._conversation is not None:

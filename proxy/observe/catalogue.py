@@ -83,7 +83,28 @@ TABLE = (
         "backstop_recipients_undecided_total",
         "counter",
         (),
-        "Recipients accepted because only the delivery itself can tell.",
+        "Recipients of which only the delivery itself can tell: accepted, unless "
+        "qmail.undecided says otherwise.",
+    ),
+    Entry(
+        "backstop_bounces_prevented_total",
+        "counter",
+        (),
+        "Recipients refused (550 5.1.1) that qmail-smtpd would have taken and qmail "
+        "would have bounced or thrown away.",
+    ),
+    Entry(
+        "backstop_bounces_leaked_total",
+        "counter",
+        ("rule",),
+        "Recipients that were let in and that qmail bounced after all, by the rule "
+        "that let them in; counted where `leakwatch.log` is set.",
+    ),
+    Entry(
+        "backstop_leakwatch_reading",
+        "gauge",
+        (),
+        "1 if the log of `leakwatch.log` can be read, else 0, also where none is set.",
     ),
     Entry(
         "backstop_backend_refused_recipients_total",
@@ -123,8 +144,9 @@ TABLE = (
         "backstop_rule_answers_total",
         "counter",
         ("rule", "answer"),
-        "What sources of recipients said, those of type qmail aside: found, missing, "
-        "accept, reject, defer, pass, error, timeout, remembered, last known good. "
+        "What sources of recipients said, those of type qmail aside (`vpopmail` are "
+        "the databases behind vpopmail): found, missing, accept, reject, defer, pass, "
+        "error, timeout, remembered, last known good. "
         "old data: once more for each answer from a file's data of before.",
     ),
     Entry(

@@ -135,6 +135,25 @@ class MessageEnded(NamedTuple):
     backend: str = ""
 
 
+class Leaked(NamedTuple):
+    """qmail failed to deliver what came through us, and bounced it.
+
+    ``recipient``, ``rule`` and ``why`` are what was decided at RCPT; ``delivered``
+    is the address as qmail-send has it, ``reason`` what it says of the failure.
+    """
+
+    session: str
+    client: str
+    sender: bytes
+    recipient: bytes
+    rule: str
+    why: str
+    undecided: bool
+    delivered: bytes
+    qp: int
+    reason: bytes
+
+
 class BackendFailed(NamedTuple):
     """The backend could not be used; ``step`` is what it was asked."""
 
@@ -188,6 +207,7 @@ Event = (
     | RecipientDecided
     | BackendRefusedRecipient
     | MessageEnded
+    | Leaked
     | BackendFailed
     | LimitHit
     | RuleAnswered

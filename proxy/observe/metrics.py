@@ -31,6 +31,7 @@ from proxy.observe.events import (
     Connected,
     Disconnected,
     Event,
+    Leaked,
     LimitHit,
     MessageEnded,
     PressureChanged,
@@ -53,6 +54,7 @@ _PLAIN = (
     "connections",
     "sessions",
     "undecided",
+    "prevented",
     "message_bytes",
     "tls_failures",
     "proxy_headers_bad",
@@ -63,6 +65,7 @@ _COUNTED = (
     "auth",
     "recipients",
     "observed",
+    "leaked",
     "backend_refused",
     "messages",
     "backend_failures",
@@ -72,6 +75,9 @@ _COUNTED = (
     "rule_microseconds",
     "reloads",
 )
+
+# The rules' refusal for want of a mailbox; others are qmail-smtpd's, too.
+_PREVENTED = "550 5.1.1"
 
 INTERLOCK_STATES = ("relays", "refuses", "unknown", "off")
 """What :mod:`proxy.interlock` may say."""
@@ -125,6 +131,9 @@ class Metrics:
         self.connections = 0
         self.sessions = 0
         self.undecided = 0
+        self.prevented = 0
+        self.leakwatch: Callable[[], bool] = lambda: False
+        self.leaked = _zeros("qmail")
         self.message_bytes = 0
         self.pressure = 0
         self.turned_away: _Counts = {}
@@ -184,11 +193,15 @@ class Metrics:
             _count(self.tls_sessions, event.version)
         elif isinstance(event, TlsFailed):
             self.tls_failures += 1
+        elif isinstance(event, Leaked):
+            _count(self.leaked, event.rule)
 
     def _recipient(self, event: RecipientDecided) -> None:
         _count(self.recipients, event.verdict, event.rule)
         if event.observed:
             _count(self.observed, event.observed)
+        elif event.verdict == "reject" and event.reply.startswith(_PREVENTED):
+            self.prevented += 1
         if event.undecided:
             self.undecided += 1
 
@@ -223,6 +236,7 @@ class Metrics:
         up = all(each["up"] for each in everybody)
         total.backend_up = lambda: up
         total.current = all(each["current"] for each in everybody)
+        total.leakwatch = self.leakwatch
         total.interlock = self.interlock  # the process that shows them asks
         total.certificate_expires = self.certificate_expires
         total.backends = lambda: _added(everybody)
@@ -257,6 +271,9 @@ class Metrics:
             "backstop_recipients_total": self.recipients,
             "backstop_recipients_observed_total": self.observed,
             "backstop_recipients_undecided_total": {(): self.undecided},
+            "backstop_bounces_prevented_total": {(): self.prevented},
+            "backstop_bounces_leaked_total": self.leaked,
+            "backstop_leakwatch_reading": {(): int(self.leakwatch())},
             "backstop_backend_refused_recipients_total": self.backend_refused,
             "backstop_messages_total": self.messages,
             "backstop_message_bytes_total": {(): self.message_bytes},

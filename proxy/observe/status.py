@@ -148,7 +148,9 @@ def page(
         ("backend relaying", info.relaying),
         ("sessions now", str(metrics.sessions)),
         ("connections", str(metrics.connections)),
-        ("recipients prevented", str(metrics.answered("reject"))),
+        ("bounces prevented", str(metrics.prevented)),
+        ("bounces leaked", _leaked(metrics)),
+        ("recipients refused", str(metrics.answered("reject"))),
         ("recipients accepted", str(metrics.answered("accept"))),
         ("recipients deferred", str(metrics.answered("defer"))),
     ]
@@ -163,6 +165,12 @@ def page(
         ),
         refusals=_refusals(recent),
     )
+
+
+def _leaked(metrics: Metrics) -> str:
+    """How many, and whether anybody looks."""
+    number = sum(metrics.leaked.values())
+    return str(number) if number or metrics.leakwatch() else "nobody looks (leakwatch)"
 
 
 def _refusals(recent: Iterable[Refusal]) -> str:

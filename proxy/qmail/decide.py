@@ -29,6 +29,7 @@ from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller, getpw
 from proxy.qmail.trail import SILENT, Step, Trail
 from proxy.qmail.users import AssignError, assigned
+from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers, Need, Question
 from proxy.smtp.path import ADDRESS_MAX
 
 # Forwards that fork at every step would grow without end; qmail itself stops
@@ -50,6 +51,9 @@ class Outcome(enum.Enum):
     BAD_SENDER = "bad sender"
     NOT_RELAYED = "not relayed"
     BROKEN = "broken"
+    OVER_QUOTA = "over quota"
+    OVER_QUOTA_NOW = "over quota, for now"
+    NEEDS = "needs an answer"
 
 
 # Compared by identity: the common ones are made once.
@@ -59,7 +63,8 @@ class Decision:
 
     ``reason`` is one line for the log; ``undecided`` says that a program
     decides, so that the recipient was given the benefit of the doubt;
-    ``open_relay`` that only the want of control/rcpthosts let it in.
+    ``open_relay`` that only the want of control/rcpthosts let it in; ``need`` is
+    what a database has to be asked before there is a decision.
     """
 
     outcome: Outcome
@@ -67,6 +72,7 @@ class Decision:
     undecided: bool = False
     open_relay: bool = False
     trail: Sequence[Step] = ()
+    need: Question | None = None
 
 
 UNKNOWN = Decision(Outcome.BOUNCE, NO_MAILBOX)
@@ -83,6 +89,7 @@ def decide(
     since: float = math.inf,
     *,
     traced: bool = True,
+    answers: Answers = NO_ANSWERS,
 ) -> Decision:
     """What qmail would do with ``recipient``, a path as bytes
     (:func:`proxy.smtp.path.read_path`).
@@ -92,16 +99,19 @@ def decide(
     ``since`` is how fresh the answer must be (:meth:`QmailHost.moment`);
     ``traced`` asks for the reasons.  Never raises for anything that the files
     may contain.
+
+    Where a database has to be asked, the outcome is ``NEEDS`` and ``need`` the
+    question; whoever has the answer asks again, with all ``answers`` so far.
     """
     moment = host.moment(since)
     if not traced:
-        if relayclient is None:
+        if relayclient is None and not answers:
             local = _plain_local(moment, recipient, sender)
             if local is not None:
                 return _arrived(host, moment, local, recipient, sender)
-        return _decide(host, moment, recipient, sender, relayclient, SILENT)
+        return _decide(host, moment, recipient, sender, relayclient, SILENT, answers)
     trail = Trail()
-    decision = _decide(host, moment, recipient, sender, relayclient, trail)
+    decision = _decide(host, moment, recipient, sender, relayclient, trail, answers)
     return replace(decision, trail=trail)
 
 
@@ -112,6 +122,7 @@ def _decide(
     sender: bytes,
     relayclient: bytes | None,
     trail: Trail,
+    answers: Answers,
 ) -> Decision:
     try:
         gate = Gate(host, moment, trail)
@@ -121,7 +132,10 @@ def _decide(
     if refusal is not None:
         return refusal
     try:
-        decision = _Journey(host, moment, trail).decide(gate.recipient, gate.sender)
+        journey = _Journey(host, moment, trail, answers)
+        decision = journey.decide(gate.recipient, gate.sender)
+    except Need as need:
+        decision = _needs(need)
     except TROUBLE as error:
         return Decision(Outcome.DEFER, note_trouble(host, error, trail))
     return replace(decision, open_relay=True) if gate.open_relay else decision
@@ -174,8 +188,14 @@ def _arrived(
     envelope = Envelope(local, recipient[recipient.rfind(b"@") + 1 :], sender)
     try:
         return _Journey(host, moment, SILENT).arrived(envelope)
+    except Need as need:
+        return _needs(need)
     except TROUBLE as error:
         return Decision(Outcome.DEFER, str(error))
+
+
+def _needs(need: Need) -> Decision:
+    return Decision(Outcome.NEEDS, "a database has to be asked", need=need.question)
 
 
 TROUBLE = (ControlError, CannotTell, KernelError)
@@ -187,7 +207,7 @@ def note_trouble(host: QmailHost, error: Exception, trail: Trail) -> str:
     if isinstance(error, ControlError):
         trail.add(b"control/" + error.name, "qmail cannot read it: {}", error.why)
     elif isinstance(error, CannotTell):
-        trail.add(error.path, "the front door cannot read it: {}", error.why)
+        trail.add(error.path, "the front door cannot tell: {}", error.why)
     else:
         trail.add(host.settings.home, "{}", str(error))
     return str(error)
@@ -242,11 +262,19 @@ class _Found(enum.IntFlag):
 class _Journey:
     """The copies of one message, followed to where each of them ends."""
 
-    def __init__(self, host: QmailHost, moment: Moment, trail: Trail) -> None:
+    def __init__(
+        self,
+        host: QmailHost,
+        moment: Moment,
+        trail: Trail,
+        answers: Answers = NO_ANSWERS,
+    ) -> None:
         self.host = host
         self.moment = moment
         self.trail = trail
+        self.answers = answers
         self.deliveries = 0
+        self.doubt = ""  # why the first undecided copy is that
 
     def decide(self, recipient: bytes, sender: bytes) -> Decision:
         route = send.route(self.moment.send(), recipient, self.trail)
@@ -266,9 +294,11 @@ class _Journey:
         if delivery is NO_DELIVERY:
             return UNKNOWN
         if delivery.ending is Ending.FAILURE:
-            return Decision(Outcome.BOUNCE, delivery.reason)
+            outcome = Outcome.OVER_QUOTA if delivery.full else Outcome.BOUNCE
+            return Decision(outcome, delivery.reason)
         if delivery.ending is Ending.DEFERRAL:
-            return Decision(Outcome.DEFER, delivery.reason)
+            outcome = Outcome.OVER_QUOTA_NOW if delivery.full else Outcome.DEFER
+            return Decision(outcome, delivery.reason)
         if not delivery.forwards:
             if delivery.undecided:
                 return Decision(Outcome.DELIVER, delivery.reason, undecided=True)
@@ -279,7 +309,8 @@ class _Journey:
         """One copy that arrives is enough; if none does, one that waits."""
         undecided = bool(found & _Found.UNDECIDED)
         if not found & _Found.FAILED or found & _Found.KEPT:
-            return Decision(Outcome.FORWARD, "forwarded", undecided)
+            reason = f"forwarded; {self.doubt}" if undecided else "forwarded"
+            return Decision(Outcome.FORWARD, reason, undecided)
         if found & _Found.WAITS:
             return Decision(Outcome.DEFER, "forwarded, and no copy arrives for now")
         return Decision(Outcome.BOUNCE, "forwarded, and every copy bounces")
@@ -292,10 +323,10 @@ class _Journey:
         if delivery.kept:
             found |= _Found.KEPT
         if delivery.undecided:
-            found |= _Found.UNDECIDED
+            found |= self._undecided(delivery.reason)
         chain = (*chain, _delivered_to(envelope))
-        for address in delivery.forwards:
-            found |= self._copy(address, delivery.forward_sender, chain)
+        for address, sender in delivery.forwards:
+            found |= self._copy(address, sender, chain)
             if self.deliveries > _DELIVERIES_MAX:
                 break
         return found
@@ -304,7 +335,7 @@ class _Journey:
         self.deliveries += 1
         if self.deliveries > _DELIVERIES_MAX or len(chain) > _DEPTH_MAX:
             self.trail.add(b"qmail-local", "too many forwards to follow: undecided")
-            return _Found.KEPT | _Found.UNDECIDED
+            return _Found.KEPT | self._undecided("undecided: too many forwards")
         route = send.route(self.moment.send(), address, self.trail)
         if not route.is_local:
             return _Found.KEPT
@@ -323,9 +354,14 @@ class _Journey:
         if delivery.ending is Ending.DEFERRAL:
             return _Found.WAITS
         if not delivery.forwards:
-            kept = _Found.KEPT
-            return kept | _Found.UNDECIDED if delivery.undecided else kept
+            if delivery.undecided:
+                return _Found.KEPT | self._undecided(delivery.reason)
+            return _Found.KEPT
         return self._copies(delivery, envelope, chain)
+
+    def _undecided(self, reason: str) -> _Found:
+        self.doubt = self.doubt or reason
+        return _Found.UNDECIDED
 
     def _deliver(self, envelope: Envelope) -> Delivery:
         """qmail-lspawn, then qmail-local."""
@@ -347,7 +383,9 @@ class _Journey:
         if 0xFFFFFFFF in (controller.uid, controller.gid):
             self.trail.add(b"qmail-lspawn", "the user or group number is -1")
             return Delivery(Ending.DEFERRAL, "no such user or group number")
-        return deliver(self.host, controller, envelope, self.trail)
+        return deliver(
+            self.host, controller, envelope, self.trail, self.moment, self.answers
+        )
 
     def _controller(self, local: bytes) -> Controller | None:
         moment = self.moment

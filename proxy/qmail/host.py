@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from proxy.qmail.cache import FileCache
 from proxy.qmail.moment import Moment
 from proxy.qmail.view import FileView
+from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.qmail.walk import Identity, Walker
 
 # Seconds for which one look may serve several callers.
@@ -29,6 +30,8 @@ class HostSettings:
     ``local_ips`` are the IPv4 addresses that qmail-smtpd takes for its own.
     ``break_char`` and ``unsafe_mode`` are conf-break and conf-patrn, compiled
     into qmail; ``alias_user`` is the first of conf-users.
+    ``ezmlm_unknown_words``: whether words that ezmlm-manage does not know are
+    accepted, as it does (it answers with help).
     """
 
     home: bytes = b"/var/qmail"
@@ -37,6 +40,8 @@ class HostSettings:
     break_char: bytes = b"-"
     unsafe_mode: int = 0o002
     alias_user: bytes = b"alias"
+    ezmlm_unknown_words: bool = True
+    vpopmail: VpopmailSettings = field(default_factory=VpopmailSettings)
 
 
 @dataclass(slots=True)

@@ -26,20 +26,15 @@ from proxy.qmail.dotqmail import (
     read_instructions,
     search,
 )
+from proxy.qmail.effect import Run
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
+from proxy.qmail.mailboxes import maildir_fault, mbox_fault
+from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller
 from proxy.qmail.trail import SILENT, Trail
-from proxy.qmail.walk import (
-    SEARCH,
-    SUPERUSER,
-    WRITE,
-    Identity,
-    Listed,
-    Missing,
-    Place,
-    Walker,
-)
+from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers
+from proxy.qmail.walk import SUPERUSER, Identity, Listed, Place
 
 # qmail-queue.c, ADDR: a longer envelope address is refused for good.
 _QUEUE_ADDRESS_MAX = 1003
@@ -58,16 +53,16 @@ class Delivery(NamedTuple):
 
     ``reason`` is for people.  ``kept`` says that a copy reaches a file or a
     program (or nothing at all was asked for); ``undecided`` that a program
-    decides, whose answer only running it would tell.  ``forwards`` go out
-    with envelope sender ``forward_sender``.
+    decides, whose answer only running it would tell.  ``forwards`` are addresses,
+    each with the envelope sender of its copy.  ``full``: for want of room only.
     """
 
     ending: Ending
     reason: str
     kept: bool = False
     undecided: bool = False
-    forwards: tuple[bytes, ...] = ()
-    forward_sender: bytes = b""
+    forwards: tuple[tuple[bytes, bytes], ...] = ()
+    full: bool = False
 
 
 class Envelope(NamedTuple):
@@ -86,12 +81,12 @@ class _Stop(Exception):
         self.delivery = delivery
 
 
-def _defer(reason: str) -> _Stop:
-    return _Stop(Delivery(Ending.DEFERRAL, reason))
+def _defer(reason: str, *, full: bool = False) -> _Stop:
+    return _Stop(Delivery(Ending.DEFERRAL, reason, full=full))
 
 
-def _fail(reason: str) -> _Stop:
-    return _Stop(Delivery(Ending.FAILURE, reason))
+def _fail(reason: str, *, full: bool = False) -> _Stop:
+    return _Stop(Delivery(Ending.FAILURE, reason, full=full))
 
 
 NO_MAILBOX = "no mailbox here by that name"
@@ -99,17 +94,25 @@ NO_DELIVERY = Delivery(Ending.FAILURE, NO_MAILBOX)
 
 
 def deliver(
-    host: QmailHost, controller: Controller, envelope: Envelope, trail: Trail
+    host: QmailHost,
+    controller: Controller,
+    envelope: Envelope,
+    trail: Trail,
+    moment: Moment,
+    answers: Answers = NO_ANSWERS,
 ) -> Delivery:
     """What ``qmail-local`` would do with ``envelope`` for ``controller``.
 
+    ``answers`` are those of databases that a program of a dot-qmail line asks.
     Raises :class:`~proxy.qmail.errors.CannotTell` where the front door cannot
-    see what qmail would see.
+    see what qmail would see, :class:`~proxy.qmail.vpopmail_data.Need` where another
+    answer is wanted.
     """
     if trail is SILENT and _nothing_there(host, controller):
         return NO_DELIVERY
     try:
-        return _LocalDelivery(host, controller, envelope, trail).run()
+        it = _LocalDelivery(host, controller, envelope, trail, moment, answers)
+        return it.run()
     except _Stop as stop:
         return stop.delivery
 
@@ -142,15 +145,20 @@ class _LocalDelivery:
         controller: Controller,
         envelope: Envelope,
         trail: Trail,
+        moment: Moment,
+        answers: Answers,
     ) -> None:
         self.host = host
+        self.moment = moment
+        self.answers = answers
         self.controller = controller
         self.envelope = envelope
         self.trail = trail
         self.walker = host.walker(Identity(controller.uid, controller.gid))
-        self.forwards: list[bytes] = []
+        self.forwards: list[tuple[bytes, bytes | None]] = []
         self.kept = False
         self.undecided = False
+        self.decider = ""  # the first program that decides, for people
 
     def run(self) -> Delivery:
         controller = self.controller
@@ -265,13 +273,13 @@ class _LocalDelivery:
             raise self._sure(_defer("first line of the dot-qmail file is blank"))
         if kind is Kind.FORWARD:
             self.trail.add(path, "forwarded to {}", argument, line=line)
-            self.forwards.append(argument)
+            self.forwards.append((argument, None))
             return True
         if forward_only:
             self.trail.add(path, "{}, but only forwards may stand here", kind.value)
             raise self._sure(_defer("file or program delivery with the x bit set"))
         if kind is Kind.PROGRAM:
-            return self._program(path, instruction, file)
+            return self._program(home, path, instruction, file)
         self._mailbox(home, path, instruction)
         return True
 
@@ -286,29 +294,43 @@ class _LocalDelivery:
         self.kept = True
 
     def _program(
-        self, path: bytes, instruction: Instruction, file: DotQmail | None
+        self, home: Place, path: bytes, instruction: Instruction, file: DotQmail | None
     ) -> bool:
         command, line = instruction.argument, instruction.line
-        effect = program.effect(
-            command, self._environment(file), self.host.settings.home
+        run = Run(
+            self.host,
+            self.walker,
+            home,
+            self._environment(file),
+            self.trail,
+            program.effect,
+            users_cdb=self.moment.users_cdb,
+            answers=self.answers,
         )
+        effect = program.effect(command, run)
         if effect is None:
             self.trail.add(
                 path, "undecided: the program {} decides", command, line=line
             )
+            self.decider = self.decider or program.name_of(command)
             self.kept = self.undecided = True
             return True
         text = "the program {} exits {}"
         self.trail.add(path, text, command, effect.code, line=line)
         if effect.fails:
-            raise self._sure(_fail("a program line refuses the mail"))
+            reason = effect.reason or "a program line refuses the mail"
+            raise self._sure(_fail(reason, full=effect.full))
         if not effect.succeeds:
-            raise self._sure(_defer("a program line defers the mail"))
-        if effect.forwards:
-            self.trail.add(path, "it forwards to {}", b" ".join(effect.forwards))
-        else:
+            reason = effect.reason or "a program line defers the mail"
+            raise self._sure(_defer(reason, full=effect.full))
+        copies = list(effect.copies())
+        if copies:
+            addresses = b" ".join(address for address, _ in copies)
+            self.trail.add(path, "it forwards to {}", addresses)
+        if effect.kept or not (copies or effect.passes):
             self.kept = True  # the program has taken it, whatever it did with it
-        self.forwards.extend(effect.forwards)
+        self.undecided = self.undecided or effect.undecided
+        self.forwards += copies
         return not effect.stops
 
     def _environment(self, file: DotQmail | None) -> dict[bytes, bytes]:
@@ -332,72 +354,25 @@ class _LocalDelivery:
         and then the line that would fail is not even read."""
         if self.undecided:
             self.trail.add(b"qmail-local", "but the program may exit 99 and end it")
-            return _Stop(Delivery(Ending.SUCCESS, "undecided", True, True))
+            return _Stop(Delivery(Ending.SUCCESS, self._reason(), True, True))
         return stop
+
+    def _reason(self) -> str:
+        return f"undecided: the program {self.decider} decides"
 
     def _end(self, sender: bytes) -> Delivery:
         """``mailforward()``: one message to all forward lines, at the end."""
-        if self.forwards:
-            for address in (sender, *self.forwards):
-                if len(address) >= _QUEUE_ADDRESS_MAX:
-                    self.trail.add(b"qmail-queue", "a forward is too long")
-                    raise self._sure(_fail("envelope address too long"))
+        forwards = tuple(
+            (address, sender if own is None else own) for address, own in self.forwards
+        )
+        for copy in forwards:
+            if max(map(len, copy)) >= _QUEUE_ADDRESS_MAX:
+                self.trail.add(b"qmail-queue", "a forward is too long")
+                raise self._sure(_fail("envelope address too long"))
         return Delivery(
             Ending.SUCCESS,
-            "delivered",
+            self._reason() if self.undecided else "delivered",
             self.kept,
             self.undecided,
-            tuple(self.forwards),
-            sender,
+            forwards,
         )
-
-
-def mbox_fault(walker: Walker, home: Place, path: bytes) -> str | None:
-    """Why ``open_append`` or the writing would fail, or ``None``.
-
-    mbox.5; qmail-local.c, ``mailfile()``: open for append, created with mode
-    0600, written, fsync(2).
-    """
-    try:
-        found = walker.walk(_plain(path), home)
-    except KernelError as error:
-        return str(error)
-    if isinstance(found, Missing):
-        if walker.identity.may(found.directory, WRITE | SEARCH):
-            return None
-        return "it does not exist, and its directory is not writable"
-    if not walker.identity.may(found.status, WRITE):
-        return "not writable for the user"
-    if not stat_bits.S_ISREG(found.status.st_mode):
-        return "not a regular file"
-    return None
-
-
-def _plain(path: bytes) -> bytes:
-    """``./Maildir`` is ``Maildir``, by far the most frequent, and one look."""
-    name = path[2:]
-    if path.startswith(b"./") and name and b"/" not in name:
-        return name
-    return path
-
-
-def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
-    """Why a delivery to the Maildir would fail, or ``None``.
-
-    maildir.5; qmail-local.c, ``maildir_child()``: chdir, a new file in tmp,
-    a link to it in new.
-    """
-    try:
-        maildir = walker.enter(_plain(path.rstrip(b"/")) or path, home)
-    except KernelError as error:
-        return str(error)
-    devices = set()
-    for name in (b"tmp", b"new"):
-        try:
-            directory = walker.enter(name, maildir)
-        except KernelError as error:
-            return f"{name.decode()}: {error}"
-        if not walker.identity.may(directory.status, WRITE | SEARCH):
-            return f"{name.decode()} is not writable for the user"
-        devices.add(directory.status.st_dev)
-    return None if len(devices) == 1 else "tmp and new are on two file systems"

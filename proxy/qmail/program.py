@@ -2,69 +2,180 @@
 
 Knows: a small, certain part of ``/bin/sh -c`` (plain words, quotes, the
 environment that qmail-local sets) and a few programs that come with qmail.
-Knows not: anything else; then the answer is "unknown", never a guess.  Called
-by ``local``.  Source: qmail-command.8, bouncesaying.1, except.1,
-condredirect.1, forward.1.
+Knows not: anything else; it asks :mod:`proxy.qmail.known`, and then the answer is
+"unknown", never a guess.  Called by ``local``.  Source: qmail-command.8,
+bouncesaying.1, except.1, condredirect.1, forward.1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import NamedTuple
 
-# exit(100) and its like; qmail-command.8, "EXIT CODES".
-_HARD = frozenset({100, 64, 65, 70, 76, 77, 78, 112})
+from proxy.qmail.effect import Effect, Run, options
+from proxy.qmail.filetest import condition
+from proxy.qmail.known import PROGRAMS
+from proxy.qmail.shell import AndOr, Command, If, Sequence, Simple, parse, split_words
+
 _QMAIL_BIN = b"bin/"
 
 # A program may be the argument of another, and so on.
 _WORDS_MAX = 200
+_DEPTH_MAX = 5
+_ENDINGS_MAX = 64
+_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|test|\[|sh)")
 
 
-class Effect(NamedTuple):
-    """What a program would do: its exit code, and addresses it forwards to."""
-
-    code: int
-    forwards: tuple[bytes, ...] = ()
-
-    @property
-    def succeeds(self) -> bool:
-        """Exit 0 or 99 (qmail-command.8)."""
-        return self.code in (0, 99)
-
-    @property
-    def stops(self) -> bool:
-        """Exit 99: success, and the lines that follow are ignored."""
-        return self.code == 99
-
-    @property
-    def fails(self) -> bool:
-        """A permanent failure; neither this nor success is a deferral."""
-        return self.code in _HARD
-
-
-def effect(
-    command: bytes, environment: Mapping[bytes, bytes], home: bytes
-) -> Effect | None:
+def effect(command: bytes, run: Run) -> Effect | None:
     """What ``/bin/sh -c command`` would do, or ``None`` if that is unknown.
 
-    ``environment`` holds the variables whose values are certain; ``home`` is
-    qmail's home directory, for programs called by their full name.
+    Raises :class:`~proxy.qmail.errors.CannotTell` where the program reads what
+    the front door may not.
     """
-    words = split_words(command, environment)
-    if not words or len(words) > _WORDS_MAX:
+    if run.depth > _DEPTH_MAX:
         return None
-    return _run(words, home, shell=True)
+    run = run._replace(depth=run.depth + 1)
+    parsed = parse(command, run.environment)
+    if parsed is None:
+        return None
+    if isinstance(parsed, Simple):
+        return _run(list(parsed.words), run, shell=True)
+    return _only(_endings(parsed, run))
 
 
-def _run(words: list[bytes], home: bytes, *, shell: bool) -> Effect | None:
+def name_of(command: bytes) -> str:
+    """The program of a line, for people: its name without the directory.
+
+    Of several, the first that is not merely in front of another.
+    """
+    for word in _WORD.findall(_CONDITION.sub(b"", command)):
+        name = word.rpartition(b"/")[2]
+        if name and name not in _IN_FRONT and not name.startswith(b"-"):
+            return str(name.decode("latin-1"))
+    return command.decode("latin-1")
+
+
+_CONDITION = re.compile(rb"^\s*if\s.*?\bthen\b")
+_WORD = re.compile(rb"[^\s;&|'\"()]+")
+_IN_FRONT = frozenset(
+    b"if test [ ! then preline exec env sh sudo nice -c bouncesaying except".split()
+)
+
+
+class _Ending(NamedTuple):
+    """One way in which a command may end.
+
+    ``code`` is ``None`` for some code that is not 0.  ``done`` is what programs
+    did so far, ``taken`` whether one had the mail, ``exited`` the whole shell.
+    """
+
+    code: int | None
+    done: tuple[Effect, ...] = ()
+    taken: bool = False
+    exited: bool = False
+    reason: str = ""
+
+
+def _endings(command: Command, run: Run) -> list[_Ending]:
+    """Every way in which ``command`` may end: where a program is not known, it
+    succeeds or it fails."""
+    if isinstance(command, Simple):
+        return _simple(list(command.words), run)
+    if isinstance(command, AndOr):
+        found = []
+        for left in _endings(command.left, run):
+            if left.exited or (left.code == 0) != command.both:
+                found.append(left)
+            else:
+                found += _after(left, _endings(command.right, run))
+        return found
+    if isinstance(command, Sequence):
+        found = [_Ending(0)]
+        for each in command.commands:
+            if len(found) > _ENDINGS_MAX:
+                break
+            running = [ending for ending in found if not ending.exited]
+            found = [ending for ending in found if ending.exited]
+            if running:
+                following = _endings(each, run)
+                for ending in running:
+                    found += _after(ending, following)
+        return found
+    return _if(command, run)
+
+
+def _if(command: If, run: Run) -> list[_Ending]:
+    found = []
+    for before in _endings(command.condition, run):
+        if before.exited:
+            found.append(before)
+        elif before.code == 0:
+            found += _after(before, _endings(command.body, run))
+        elif command.otherwise is not None:
+            found += _after(before, _endings(command.otherwise, run))
+        else:
+            found.append(before._replace(code=0))
+    return found
+
+
+def _after(before: _Ending, following: list[_Ending]) -> list[_Ending]:
+    return [
+        each._replace(done=(*before.done, *each.done), taken=before.taken or each.taken)
+        for each in following
+    ]
+
+
+def _simple(words: list[bytes], run: Run) -> list[_Ending]:
+    found = _run(words, run, shell=True)
+    if words[0] == b"exit":
+        if found is None or len(words) == 1:
+            return [_Ending(0, taken=True), _Ending(None, taken=True)]
+        return [_Ending(found.code, exited=True)]
+    quiet = words[0] in (b"test", b"[", b":", b"true", b"false")
+    if found is None:
+        return [_Ending(0, taken=not quiet), _Ending(None, taken=not quiet)]
+    taken = not (quiet or found.passes)
+    return [_Ending(found.code, (found,), taken, reason=found.reason)]
+
+
+def _only(endings: list[_Ending]) -> Effect | None:
+    """What all of them come to, if that is one thing."""
+    if len(endings) > _ENDINGS_MAX or not endings:
+        return None
+    first = endings[0]
+    alike = {(each.code, tuple(_copies(each))) for each in endings}
+    if first.code is None or len(alike) > 1:
+        return None
+    taken = any(each.taken for each in endings)
+    return Effect(
+        first.code,
+        reason=first.reason,
+        passes=not taken,
+        inner=first.done,
+        kept=any(each.kept for each in first.done),
+        undecided=any(each.undecided for each in first.done),
+        full=any(each.full for each in first.done),
+    )
+
+
+def _copies(ending: _Ending) -> list[tuple[bytes, bytes | None]]:
+    return [copy for effect in ending.done for copy in effect.copies()]
+
+
+def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
     name, arguments = words[0], words[1:]
+    known = PROGRAMS.get(name.rpartition(b"/")[2])
+    if known is not None:
+        return known(arguments, run._replace(program=name))
+    home = run.host.settings.home
     if name.startswith(home + b"/" + _QMAIL_BIN):
         name = name[len(home) + 1 + len(_QMAIL_BIN) :]
         if name not in _PROGRAMS:
             return None
     if name in _PROGRAMS:
-        return _PROGRAMS[name](arguments, home)
+        return _PROGRAMS[name](arguments, run)
+    if _SYSTEM.fullmatch(name):
+        name = name.rpartition(b"/")[2]
     if shell and name == b"exit":
         return _exit(arguments)
     if shell and name == b":":
@@ -74,12 +185,12 @@ def _run(words: list[bytes], home: bytes, *, shell: bool) -> Effect | None:
     if name == b"false":
         return Effect(1)
     if name == b"[" and arguments[-1:] == [b"]"]:
-        return _test(arguments[:-1])
+        return _test(arguments[:-1], run)
     if name == b"test":
-        return _test(arguments)
+        return _test(arguments, run)
     if name == b"sh" and len(arguments) == 2 and arguments[0] == b"-c":
         inner = split_words(arguments[1], {})
-        return None if not inner else _run(inner, home, shell=True)
+        return None if not inner else _run(inner, run, shell=True)
     return None
 
 
@@ -91,51 +202,55 @@ def _exit(arguments: list[bytes]) -> Effect | None:
     return None
 
 
-def _test(arguments: list[bytes]) -> Effect | None:
-    """test(1) with three arguments; others need files or more care."""
-    if len(arguments) != 3 or arguments[0] in (b"!", b"(") or arguments[2] == b")":
-        return None
-    left, operator, right = arguments
-    if operator == b"=":
-        return Effect(int(left != right))
-    if operator == b"!=":
-        return Effect(int(left == right))
-    return None
+def _test(arguments: list[bytes], run: Run) -> Effect | None:
+    true = condition(arguments, run.walker, run.home)
+    return None if true is None else Effect(int(not true))
 
 
-def _bouncesaying(arguments: list[bytes], home: bytes) -> Effect | None:
+def _preline(arguments: list[bytes], run: Run) -> Effect | None:
+    """preline [ -fFrRdD ] program: the program's exit code; it gets a pipe.
+
+    A program that does not read all of it may make a deferral of that code.
+    """
+    found = options(arguments, b"fFrRdD")
+    if found is None or not found[1]:
+        return Effect(100)
+    return _run(found[1], run._replace(piped=True), shell=False)
+
+
+def _bouncesaying(arguments: list[bytes], run: Run) -> Effect | None:
     """bouncesaying error [ program ]: bounce if there is no program, or if it
     exits 0; 111 is passed on; any other exit of the program means delivery."""
     if len(arguments) < 2:
         return Effect(100)
-    inner = _run(arguments[1:], home, shell=False)
-    if inner is None or inner.forwards:
+    inner = _run(arguments[1:], run, shell=False)
+    if inner is None or any(inner.copies()) or inner.undecided:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
 
-def _except(arguments: list[bytes], home: bytes) -> Effect | None:
+def _except(arguments: list[bytes], run: Run) -> Effect | None:
     if not arguments:
         return Effect(100)
-    inner = _run(arguments, home, shell=False)
-    if inner is None or inner.forwards:
+    inner = _run(arguments, run, shell=False)
+    if inner is None or any(inner.copies()) or inner.undecided:
         return None
     return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
 
 
-def _condredirect(arguments: list[bytes], home: bytes) -> Effect | None:
+def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     """condredirect newaddress program: forward and stop if it exits 0."""
     if len(arguments) < 2:
         return Effect(100)
-    inner = _run(arguments[1:], home, shell=False)
-    if inner is None or inner.forwards:
+    inner = _run(arguments[1:], run, shell=False)
+    if inner is None or any(inner.copies()) or inner.undecided:
         return None
     if inner.code == 0:
         return Effect(99, (arguments[0],))
     return Effect(111) if inner.code == 111 else Effect(0)
 
 
-def _forward(arguments: list[bytes], home: bytes) -> Effect | None:
+def _forward(arguments: list[bytes], run: Run) -> Effect | None:
     return Effect(0, tuple(arguments))
 
 
@@ -144,90 +259,5 @@ _PROGRAMS = {
     b"except": _except,
     b"condredirect": _condredirect,
     b"forward": _forward,
+    b"preline": _preline,
 }
-
-_PLAIN = re.compile(rb"[A-Za-z0-9_./@%+=:,!^-]+|\[|\]")
-_SINGLE = re.compile(rb"'([^']*)'")
-_VARIABLE = re.compile(rb"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
-_DOUBLE_PLAIN = re.compile(rb"[^\"$`\\]+")
-
-
-def split_words(
-    command: bytes, environment: Mapping[bytes, bytes]
-) -> list[bytes] | None:
-    """The words of a simple command, or ``None`` if it is not that simple.
-
-    Understood: plain characters that mean nothing to the shell, single
-    quotes, double quotes with variables of ``environment`` in them.
-    """
-    words: list[bytes] = []
-    at, end = 0, len(command)
-    while at < end:
-        if command[at] in b" \t":
-            at += 1
-            continue
-        word = bytearray()
-        start = at
-        while at < end and command[at] not in b" \t":
-            piece = _piece(command, at, environment)
-            if piece is None:
-                return None
-            text, at = piece
-            word += text
-        if _is_special(bytes(word), command[start:at], first=not words):
-            return None
-        words.append(bytes(word))
-    return words
-
-
-def _is_special(word: bytes, raw: bytes, *, first: bool) -> bool:
-    """Words that mean more than themselves: an assignment or a reserved word
-    in front, a pattern or a tilde anywhere."""
-    if raw in (b"[", b"]"):
-        return False
-    if b"[" in raw and not (b"'" in raw or b'"' in raw):
-        return True
-    if first:
-        return b"=" in word or word in _RESERVED or raw.startswith(b"!")
-    return False
-
-
-_RESERVED = frozenset(
-    b"if then else elif fi for while until do done case esac in time function "
-    b"select coproc { }".split()
-)
-
-
-def _piece(
-    command: bytes, at: int, environment: Mapping[bytes, bytes]
-) -> tuple[bytes, int] | None:
-    if command[at] == 0x27:
-        single = _SINGLE.match(command, at)
-        return None if single is None else (single[1], single.end())
-    if command[at] == 0x22:
-        return _double_quoted(command, at + 1, environment)
-    plain = _PLAIN.match(command, at)
-    return None if plain is None else (plain[0], plain.end())
-
-
-def _double_quoted(
-    command: bytes, at: int, environment: Mapping[bytes, bytes]
-) -> tuple[bytes, int] | None:
-    text = bytearray()
-    while at < len(command):
-        if command[at] == 0x22:
-            return bytes(text), at + 1
-        plain = _DOUBLE_PLAIN.match(command, at)
-        if plain is not None:
-            text += plain[0]
-            at = plain.end()
-            continue
-        variable = _VARIABLE.match(command, at)
-        if variable is None:
-            return None
-        value = environment.get(variable[1] or variable[2])
-        if value is None:
-            return None
-        text += value
-        at = variable.end()
-    return None

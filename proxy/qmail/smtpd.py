@@ -9,6 +9,7 @@ address is cut out of a command (:mod:`proxy.smtp.path`).  Called by
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -60,6 +61,16 @@ def databytes(control: ControlFiles) -> int:
     """control/databytes (qmail-smtpd.8): the largest message in bytes, lines
     ended by a LF alone; 0 is no limit."""
     match = re.match(rb"[0-9]{1,18}", control.line(b"databytes") or b"")
+    return int(match[0]) if match else 0
+
+
+def databytes_set(variables: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """DATABYTES, which is in control/databytes' place (qmail-smtpd.8): its digits,
+    or 0 if it begins with none (scan_ulong.c); ``None`` if it is not there."""
+    value = dict(variables).get(b"DATABYTES")
+    if value is None:
+        return None
+    match = re.match(rb"[0-9]{1,18}", value)
     return int(match[0]) if match else 0
 
 

@@ -6,6 +6,7 @@ outcome (:mod:`proxy.qmail.decide`).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from proxy.config.rules import QmailRule as Settings
@@ -23,10 +24,17 @@ from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.percenthack import leaves_by_percenthack
 from proxy.qmail.trail import Step
+from proxy.qmail.vpopmail_data import Found, NoAnswer
+from proxy.qmail.vpopmail_data import Question as Need
 from proxy.rules.source import ACCEPTED, Context
+from proxy.rules.undecided import Policy, judged
 from proxy.rules.verdict import Kind, Question, Verdict
+from proxy.rules.vpopmail import VpopmailDatabases
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
+
+# A forward may lead to another forward, whose database is another.
+_ANSWERS_MAX = 50
 
 # Kind, reply, and whether it is about relaying rather than a mailbox.
 _ANSWERS: dict[Outcome, tuple[Kind, Reply, bool]] = {
@@ -41,6 +49,10 @@ _ANSWERS: dict[Outcome, tuple[Kind, Reply, bool]] = {
     Outcome.BAD_SENDER: (Kind.REJECT, replies.BAD_SENDER, True),
     Outcome.NOT_RELAYED: (Kind.REJECT, replies.NOT_RELAYED, True),
     Outcome.BROKEN: (Kind.DEFER, replies.RECIPIENT_DEFERRED, True),
+    Outcome.OVER_QUOTA: (Kind.REJECT, replies.MAILBOX_FULL, False),
+    Outcome.OVER_QUOTA_NOW: (Kind.DEFER, replies.MAILBOX_FULL_NOW, False),
+    # Nobody there who could ask; not so where the rule is made by build().
+    Outcome.NEEDS: (Kind.DEFER, replies.RECIPIENT_DEFERRED, False),
 }
 
 
@@ -55,17 +67,22 @@ class QmailRule:
         *,
         guard_relay: bool = False,
         allow_percenthack: bool = True,
+        undecided: Policy = "accept",
+        databases: VpopmailDatabases | None = None,
     ) -> None:
         """``guard_relay``: should control/rcpthosts vanish, remote recipients
         are deferred, although qmail would relay to them.  ``allow_percenthack``
         false: what only control/percenthack lets out is refused, although
-        qmail would relay it."""
+        qmail would relay it.  ``undecided``: what is answered where only the
+        delivery itself could tell.  ``databases`` answer what files do not tell."""
         self._host = host
         self._guard_relay = guard_relay
         self._allow_percenthack = allow_percenthack
+        self._undecided: Policy = undecided
+        self._databases = databases
 
-    def ask(self, question: Question) -> Verdict:
-        """Always has an opinion, and always at once."""
+    def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
+        """Always has an opinion, and at once unless a database has to be asked."""
         decision = decide(
             self._host,
             question.recipient,
@@ -74,11 +91,48 @@ class QmailRule:
             question.since,
             traced=question.traced,
         )
+        if decision.need is not None and self._databases is not None:
+            return self._asked(question, decision.need, self._databases)
+        return self._said(question, decision)
+
+    async def _asked(
+        self, question: Question, need: Need, databases: VpopmailDatabases
+    ) -> Verdict:
+        """Decide anew with each answer, until nothing more has to be known."""
+        answers: dict[Need, Found | NoAnswer] = {}
+        while True:
+            answers[need] = await databases.ask(need)
+            decision = decide(
+                self._host,
+                question.recipient,
+                question.sender,
+                question.relayclient,
+                question.since,
+                traced=question.traced,
+                answers=answers,
+            )
+            if decision.need is None:
+                return self._said(question, decision)
+            need = decision.need
+            if len(answers) >= _ANSWERS_MAX or need in answers:
+                reason = "too many questions to databases"
+                decision = Decision(Outcome.DEFER, reason, trail=decision.trail)
+                return self._said(question, decision)
+
+    async def close(self) -> None:
+        """Close the connections to databases."""
+        if self._databases is not None:
+            await self._databases.close()
+
+    def _said(self, question: Question, decision: Decision) -> Verdict:
         if self._guard_relay and decision.open_relay:
             decision = guarded(decision)
         if not self._allow_percenthack and decision.outcome is Outcome.REMOTE:
             decision = self._without_percenthack(question, decision)
-        return _COMMON.get(decision) or verdict(decision)
+        found = _COMMON.get(decision) or verdict(decision)
+        if found.undecided:
+            return judged(found, self._undecided, question.sender)
+        return found
 
     def _without_percenthack(self, question: Question, decision: Decision) -> Decision:
         if question.relayclient is not None:
@@ -131,4 +185,8 @@ def build(settings: Settings, context: Context) -> QmailRule:
         context.host,
         guard_relay=context.guard_relay,
         allow_percenthack=context.allow_percenthack,
+        undecided=context.undecided,
+        databases=VpopmailDatabases(
+            context.host.settings.vpopmail, context.on_answer, context.on_error
+        ),
     )

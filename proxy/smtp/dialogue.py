@@ -16,7 +16,7 @@ from proxy.smtp.data import MessageStream
 from proxy.smtp.driver import Banner, Driver, Limits, Pending
 from proxy.smtp.outbox import Outbox
 from proxy.smtp.reply import Reply
-from proxy.smtp.state import UNDER_WAY, State
+from proxy.smtp.state import OTHERS_TURN, UNDER_WAY, State
 from proxy.smtp.transaction import Transaction
 from proxy.smtp.verbs import VERBS, recipient_decided, unimplemented
 
@@ -72,6 +72,11 @@ class Dialogue:
 
     # What the driver calls.
 
+    def bound(self, banner: Banner, limits: Limits) -> None:
+        """Other words and bounds than at first, before :meth:`start`."""
+        self._banner = banner
+        self._limits = limits
+
     def start(self) -> None:
         """Greet."""
         self._driver.send(self._banner.greeting.wire)
@@ -84,11 +89,7 @@ class Dialogue:
     @property
     def waiting(self) -> bool:
         """Whether it is not the client's turn, but the rules' or backend's."""
-        return (
-            self.state is State.ASKING
-            or self.state is State.ENDED
-            or self._outbox.waiting
-        )
+        return self._outbox.waiting or self.state in OTHERS_TURN
 
     @property
     def idle(self) -> bool:
@@ -117,7 +118,10 @@ class Dialogue:
         self._work()
 
     def decided(self, verdict: Reply | Pending) -> None:
-        """The answer that :meth:`Driver.decide` put off."""
+        """The answer that :meth:`Driver.decide` put off; nobody hears it any more
+        if the session was ended meanwhile."""
+        if self.state is not State.DECIDING:
+            return
         self.state = State.COMMAND
         recipient_decided(self, self._asked, verdict)
         self._work()

@@ -69,6 +69,15 @@ class Banner:
         return replies.TLS_PARAMETER if argument.strip() else None
 
 
+def declared_size(databytes: int) -> int:
+    """What MAIL may declare before a qmail-smtpd with ``databytes``.
+
+    qmail counts a line end as one byte, the client sends two: what is surely too
+    long for qmail is twice its limit; the rest is qmail's to refuse.
+    """
+    return 2 * databytes
+
+
 class Driver(Protocol):
     """What the dialogue asks of the world; never called re-entrantly.
 

@@ -52,9 +52,19 @@ DENIED = Reply(554, b"5.7.1 no mail is taken from your address")
 SHUTTING_DOWN = Reply(421, b"4.3.2 service not available, try again later")
 
 NO_SUCH_RECIPIENT = Reply(550, b"5.1.1 no such recipient here")
+# For whoever only may bounce into a program: not about the recipient's name.
+NO_BOUNCES = Reply(550, b"5.7.1 no bounces are taken for this recipient")
+MAILBOX_DISABLED = Reply(550, b"5.2.1 mailbox disabled")
 BAD_SENDER = Reply(553, b"5.7.1 your envelope sender is not accepted here")
 NOT_RELAYED = Reply(553, b"5.7.1 relaying to that domain is not allowed")
+POLICY_REFUSED = Reply(554, b"5.7.1 access denied")
+POLICY_DEFERRED = Reply(450, b"4.7.1 try again later")
+OVER_QUOTA = Reply(421, b"4.7.0 too much mail, try again later")
+HANG_UP = Reply(421, b"4.7.0 closing connection, try again later")
 RECIPIENT_DEFERRED = Reply(451, b"4.3.0 cannot check this recipient now")
+# vpopmail bounces what does not fit, whatever the sender does later.
+MAILBOX_FULL = Reply(552, b"5.2.2 mailbox full")
+MAILBOX_FULL_NOW = Reply(452, b"4.2.2 mailbox full now")
 MAILBOX_DEFERRED = Reply(451, b"4.2.0 mailbox not available now")
 
 # RFC 5321 §4.5.3.1.10, for another reason: the rest in a transaction of its own.

@@ -5,8 +5,8 @@ Knows: names only.  Set by the dialogue, read by whoever drives it.
 What each state has promised::
 
     COMMAND    nothing beyond the replies already given
-    ASKING     a recipient's verdict, or the backend's word, is awaited;
-               later input is held
+    DECIDING   a recipient's verdict is awaited; later input is held
+    ASKING     the backend's word is awaited; later input is held
     AUTH       the client's next line of an AUTH exchange is awaited
     MESSAGE    354 was said, with the backend's 354 behind it
     REFUSED    the message is read to its end, then refused; the backend has
@@ -25,6 +25,7 @@ class State(enum.Enum):
     """See the module's docstring."""
 
     COMMAND = "command"
+    DECIDING = "deciding"
     ASKING = "asking"
     AUTH = "auth"
     MESSAGE = "message"
@@ -34,8 +35,18 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-UNDER_WAY = (State.ASKING, State.MESSAGE, State.REFUSED, State.ENDED)
+UNDER_WAY = (
+    State.DECIDING,
+    State.ASKING,
+    State.MESSAGE,
+    State.REFUSED,
+    State.ENDED,
+)
 """A client that is left now would have to send again."""
 
-BY_LINE = (State.COMMAND, State.AUTH)
-"""A line of the client's is awaited, and half a one buys no time."""
+BY_LINE = (State.COMMAND, State.AUTH, State.SWITCHING)
+"""A line of the client's, or its part of a handshake, is awaited, and half a one
+buys no time."""
+
+OTHERS_TURN = frozenset({State.DECIDING, State.ASKING, State.ENDED})
+"""It is not the client's turn, but the rules' or backend's."""

@@ -67,7 +67,7 @@ def _rcpt(dialogue: Dialogue, argument: bytes) -> None:
     verdict = dialogue._driver.decide(read_path(argument), argument)
     if verdict is Pending.LATER:
         dialogue._asked = argument
-        dialogue.state = State.ASKING
+        dialogue.state = State.DECIDING
         return
     recipient_decided(dialogue, argument, verdict)
 
@@ -97,7 +97,8 @@ def recipient_decided(
         if verdict.permanent:
             dialogue._unknown += 1
         elif verdict.code == 421:
-            dialogue._close("harvest_defence")
+            guesser = verdict == replies.TOO_MANY_GUESSES
+            dialogue._close("harvest_defence" if guesser else "rule")
         return
     transaction = dialogue.transaction
     if transaction.broken is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.backend.choice import Backends, Place
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from tests.support.clock import Clock
 
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.backend.pool import Backend, BackendSettings
+from proxy.backend.pool import Backend
 from proxy.backend.probe import Answer, Relaying, RelayProbe
+from proxy.backend.settings import BackendSettings
 from tests.support.backend import CLOSE, RESET, SILENT, Behaviour, FakeQmail
 from tests.support.front import descriptors
 
@@ -87,7 +88,7 @@ async def test_an_answer(
 @pytest.mark.parametrize(
     ("step", "behaviour", "why"),
     [
-        ("EHLO", b"421 later\r\n", "EHLO: 421 later"),
+        ("EHLO", b"421 later\r\n", "EHLO: the backend said: 421 later"),
         ("MAIL", b"451 later\r\n", "MAIL: 451 later"),
         ("MAIL", b"550 not the null sender\r\n", "MAIL: 550 not the null sender"),
         ("RCPT", b"421 later\r\n", "RCPT: 421 later"),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.backend.offers import AGAIN_SECONDS, RETRY_SECONDS, Offers
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.observe.events import AuthEnded, BackendFailed, LimitHit
 from proxy.observe.lines import Formatter

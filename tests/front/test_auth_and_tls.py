@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.front.harvest import HarvestSettings
 from proxy.front.tls_session import TlsSession

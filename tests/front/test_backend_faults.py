@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.observe.events import (
     BackendFailed,
@@ -254,6 +254,31 @@ async def test_a_fault_in_the_body(fault: str) -> None:
         assert not any(b"forged" in command for command in front.fake.commands)
 
 
+async def test_a_reply_that_begins_in_the_body_is_not_the_answer_to_the_dot() -> None:
+    """F-body-half-reply: its second half comes when the dot was expected."""
+    gate = asyncio.Event()
+    script: dict[str, Behaviour] = {"body": (b"250 ok", gate, b" already\r\n")}
+    async with running(fake=FakeQmail(script)) as front:
+        async with await RawClient.connect(front.port) as client:
+            await client.reply()
+            begun = await client.deliver(
+                b"a@b.test", [b"a@example.test"], MESSAGE, dot=False
+            )
+            assert begun == [250, 250, 354]
+            (session,) = front.door.sessions
+            assert session._conversation is not None
+            channel = session._conversation._link.channel
+            assert channel is not None
+            await front.until(lambda: not channel._reader.empty)
+            await client.send(b".\r\n")
+            assert await client.code() == 451
+            gate.set()
+            assert front.fake.dots == 0
+            await works_again(front, client)
+        await front.settled()
+        assert front.fake.connections == 2
+
+
 async def test_a_backend_that_stops_reading() -> None:
     """F-body-silent, F-body-stops-reading: what is held meanwhile is bounded."""
     fake = FakeQmail({"body": STOP_READING}, receive_buffer=4096)
@@ -267,7 +292,7 @@ async def test_a_backend_that_stops_reading() -> None:
             (session,) = front.door.sessions
             await front.until(lambda: session._blocked)
             assert session._conversation is not None
-            channel = session._conversation._channel
+            channel = session._conversation._link.channel
             assert channel is not None
             assert channel._transport.get_write_buffer_size() < 1 << 20
             assert not sending.done()

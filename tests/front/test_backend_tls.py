@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.observe.events import BackendFailed
 from tests.support.backend import FakeQmail

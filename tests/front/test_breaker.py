@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.observe.events import BackendFailed
 from tests.front.test_backend_faults import UNSEEN
 from tests.support.backend import CLOSE, SILENT, FakeQmail

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.common import Common
 from proxy.front.door import Door, DoorSettings
 from proxy.front.harvest import HarvestSettings

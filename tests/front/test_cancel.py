@@ -12,7 +12,7 @@ import contextlib
 import pytest
 
 from proxy.backend.channel import Channel
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
 from proxy.front.verdicts import served
 from proxy.observe.events import MessageEnded
@@ -108,6 +108,22 @@ async def test_the_client_leaves_while_the_backend_is_silent(
         assert ended == ([("unknown", how == "fin")] if step == "dot" else [])
 
 
+async def test_a_forced_end_after_the_final_dot_is_told() -> None:
+    """The backend may have the mail: the log says so, whoever ended the session."""
+    async with running(fake=FakeQmail({"dot": SILENT})) as front:
+        client = await RawClient.connect(front.port)
+        await client.send(ENVELOPE + b"DATA\r\nx\r\n.\r\n")
+        await front.until(lambda: front.fake.stalled == 1)
+        (session,) = front.door.sessions
+        assert session.shut_down(now=True)
+        assert codes(await client.rest())[-1] == 421
+        await client.close()
+        front.pass_time(10_000)
+        await nothing_left(front)
+        (ended,) = front.of(MessageEnded)
+        assert (ended.outcome, ended.heard) == ("unknown", False)  # type: ignore[union-attr]
+
+
 SAYS = {
     "greeting": b"220 fake ESMTP\r\n",
     "EHLO": b"250-fake\r\n250 PIPELINING\r\n",
@@ -143,7 +159,7 @@ async def test_an_attempt_is_cancelled_at_every_await() -> None:
     async with running(fake=FakeQmail({"connect": gate})) as front:
         given: list[Channel] = []
 
-        def failed(step: str, why: str) -> None:
+        def failed(step: str, why: str, refusal: object) -> None:
             raise AssertionError(why)
 
         for turns in range(60):
@@ -174,7 +190,7 @@ async def test_a_client_that_could_not_be_told_in_time() -> None:
             session.relay_recipient(b"TO:<a@example.test>")
             conversation = session._conversation
             assert conversation is not None
-            conversation._opening = None  # nobody will cancel it
+            conversation._link._opening = None  # nobody will cancel it
         await front.settled()
         await nothing_left(front)
         assert len(front.backend._idle) == 1
@@ -186,7 +202,7 @@ async def test_closing_ends_attempts_at_every_await() -> None:
     async with running(fake=FakeQmail({"greeting": SILENT}), backend=patient) as front:
         given: list[Channel] = []
         for turns in range(30):
-            front.backend.open(None, given.append, lambda step, why: None)
+            front.backend.open(None, given.append, lambda *_: None)
             for _ in range(turns):
                 await asyncio.sleep(0)
             await front.backend.close()

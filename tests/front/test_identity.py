@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from tests.support.front import Front, running
 from tests.support.smtp_client import RawClient
 
@@ -17,8 +17,12 @@ from tests.support.smtp_client import RawClient
 class Backend:
     """Notes every line of every connection; offers what it is told to."""
 
-    def __init__(self, *offers: bytes, header: int = 0) -> None:
-        """``header``: bytes that come before the greeting."""
+    def __init__(
+        self, *offers: bytes, header: int = 0, anew: bytes = b"220 anew"
+    ) -> None:
+        """``header``: bytes that come before the greeting; ``anew`` is said to
+        XCLIENT."""
+        self.anew = anew
         self.offers = offers
         self.header = header
         self.headers: list[bytes] = []
@@ -49,7 +53,7 @@ class Backend:
                     await reader.readuntil(b"\r\n.\r\n")
                     said = [b"250 queued"]
                 else:
-                    said = [b"220 anew" if verb == b"XCLI" else b"250 ok"]
+                    said = [self.anew if verb == b"XCLI" else b"250 ok"]
                 writer.write(b"".join(each + b"\r\n" for each in said))
                 if verb == b"QUIT":
                     break

@@ -119,6 +119,10 @@ BAD = {
     "P-v2-bad-length-ipv6": (SIGNATURE_2 + b"\x21\x21\0\x23", "length that is too"),
     "P-v2-bad-length-unix": (SIGNATURE_2 + b"\x21\x31\0\x0c", "length that is too"),
     "P-v2-bad-tlv": (v2("192.0.2.7", tlvs=b"\x04\x00\x04abc"), "TLV that is longer"),
+    "P-v2-bad-checksum": (
+        v2("192.0.2.7", tlvs=b"\x03\0\4abcd"),
+        "checksum that is wrong",
+    ),
     "P-v2-half-tlv": (v2("192.0.2.7", tlvs=b"\x04\x00"), "TLV that is longer"),
     "P-v2-version": (SIGNATURE_2 + b"\x11\x11\x00\x0c", "version or command"),
     "P-v2-command": (SIGNATURE_2 + b"\x22\x11\x00\x0c", "version or command"),

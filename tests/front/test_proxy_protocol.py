@@ -16,11 +16,14 @@ from proxy.front.proxy_protocol import (
     BadHeader,
     Header,
     HeaderReader,
+    crc32c,
 )
 from tests.support.fuzz import fuzz
 
 PORTS = st.integers(0, 65535)
-TLVS = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=40)), max_size=4).map(
+# All but the checksum's.
+TYPES = st.integers(0, 255).filter(lambda number: number != 3)
+TLVS = st.lists(st.tuples(TYPES, st.binary(max_size=40)), max_size=4).map(
     lambda items: b"".join(struct.pack(">BH", t, len(v)) + v for t, v in items)
 )
 REST = st.binary(max_size=40)
@@ -115,3 +118,27 @@ def test_what_is_held_is_bounded(head: bytes) -> None:
             if reader.feed(b"\x01") is not None:
                 raise BadHeader("whole")
     assert fed <= V2_MAX
+
+
+def summed(*, change: int = 0, length: int = 4) -> bytes:
+    """A header with a checksum of ``length`` bytes, and with one bit changed."""
+    block = bytes((192, 0, 2, 7, 198, 51, 100, 1)) + struct.pack(">HH", 4711, 25)
+    block += b"\x04\0\1x\x03" + struct.pack(">H", length)
+    head = SIGNATURE_2 + struct.pack(">BBH", 0x21, 0x11, len(block) + length + 4)
+    behind = b"\x05\0\1y"
+    value = crc32c(head + block + bytes(length) + behind).to_bytes(length, "big")
+    data = bytearray(head + block + value + behind)
+    data[-1] ^= change
+    return bytes(data)
+
+
+def test_the_checksum_is_the_one_of_the_rfc() -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
+    assert crc32c(b"") == 0
+
+
+def test_a_header_with_a_checksum() -> None:
+    assert read([summed()]) == Header(("192.0.2.7", 4711, "198.51.100.1", 25), b"")  # type: ignore[arg-type]
+    for wrong in (summed(change=1), summed(length=5)):
+        assert read([wrong]) == "version 2, with a checksum that is wrong"

@@ -23,6 +23,15 @@ from proxy.smtp.driver import Limits
 from tests.support.files import ALICE, Files, mail_host_files
 from tests.support.front import running
 from tests.support.smtp_client import RawClient
+from tests.support.vpopmail_host import (
+    DOMAIN,
+    HOME,
+    account,
+    cdb_accounts,
+    own,
+    vpopmail_files,
+    vpopmail_keys,
+)
 
 REPLIES = (pathlib.Path(__file__).parents[2] / "docs/replies.md").read_text()
 FREE = DoorSettings(received=False, session=Limits(command_length=0))
@@ -51,18 +60,41 @@ REFUSALS = {
 }
 
 
+# On a host with vpopmail, by the keys of its table.
+VPOPMAIL: dict[Outcome, dict[str, object]] = {
+    Outcome.OVER_QUOTA: {"over_quota": "reject"},
+    Outcome.OVER_QUOTA_NOW: {"over_quota": "defer"},
+    # And nobody there who could ask the database.
+    Outcome.NEEDS: {"source": "pgsql", "usable": frozenset({"pgsql"})},
+}
+
+
 def test_these_are_all() -> None:
     refusing = {o for o, (kind, *_) in _ANSWERS.items() if kind is not Kind.ACCEPT}
-    assert set(REFUSALS) == refusing
+    assert {*REFUSALS, *VPOPMAIL} == refusing
 
 
-@pytest.mark.parametrize("outcome", REFUSALS, ids=lambda o: o.value)
-async def test_o_every_refusal(outcome: Outcome) -> None:
+def host_for(outcome: Outcome) -> tuple[bytes, QmailHost]:
+    """A recipient, and a host on which that becomes of it."""
+    if outcome in VPOPMAIL:
+        files = vpopmail_files()
+        cdb_accounts(files, [account(b"ann", quota=b"1S")])
+        own(files, DOMAIN + b"/ann/Maildir/maildirsize", b"1S\n1 1\n")
+        own(files, HOME + b"/etc/vpopmail.pgsql", b"localhost|1|u|p|d\n")
+        keys = vpopmail_keys(**{"source": "cdb", **VPOPMAIL[outcome]})
+        settings = HostSettings(vpopmail=keys)
+        return b"ann@v.test", QmailHost(files, settings, clock=lambda: files.now_ns)
     recipient, change = REFUSALS[outcome]
     files = mail_host_files()
     if change is not None:
         change(files)
-    rule = QmailRule(QmailHost(files, HostSettings()))
+    return recipient, QmailHost(files, HostSettings())
+
+
+@pytest.mark.parametrize("outcome", [*REFUSALS, *VPOPMAIL], ids=lambda o: o.value)
+async def test_o_every_refusal(outcome: Outcome) -> None:
+    recipient, host = host_for(outcome)
+    rule = QmailRule(host)
     async with running(rule.ask, settings=FREE) as front:
         async with await RawClient.connect(front.port) as client:
             await client.reply()

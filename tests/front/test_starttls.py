@@ -15,6 +15,7 @@ from proxy.front.tls_session import TlsSession
 from proxy.front.told import client_of
 from proxy.observe.events import (
     Disconnected,
+    LimitHit,
     MessageEnded,
     TlsFailed,
     TlsStarted,
@@ -300,6 +301,24 @@ async def test_t_handshake_timeout(how: str, first: bool) -> None:
         expected = {"shutdown": "shutdown", "leaves": "tls"}.get(how, "timeout")
         assert end.why == expected
         assert len(front.of(TlsFailed)) == 1
+
+
+async def test_a_handshake_after_a_message_is_not_held_to_its_pace() -> None:
+    async with running(settings=offering()) as front:
+        async with await greeted(front.port) as client:
+            await client.send(
+                b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.test>\r\nDATA\r\n"
+            )
+            assert [await client.code() for _ in range(4)] == [250, 250, 250, 354]
+            assert (await client.command(b"x\r\n."))[:3] == b"250"
+            assert (await client.command(b"STARTTLS"))[:3] == b"220"
+            front.pass_time(299)
+            assert front.door.sessions
+            front.pass_time(2)
+            await front.until(lambda: not front.door.sessions)
+        assert [e.limit for e in front.events if isinstance(e, LimitHit)] == [
+            "command_timeout"
+        ]
 
 
 async def test_many_failures_are_lines_of_a_lower_level() -> None:

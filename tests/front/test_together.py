@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from proxy.backend.choice import Place
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.observe.events import BackendFailed
 from tests.front.test_backend_tls import encrypted, fake
 from tests.support.backend import FakeQmail

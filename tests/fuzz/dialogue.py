@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import cycle
 
 from proxy.smtp import replies
+from proxy.smtp.auth import LINE_MAX
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Banner, Limits, Pending
 from proxy.smtp.path import read_path
@@ -35,6 +36,9 @@ TOKENS = (
     b"\n.\n",
     b"BDAT 10 LAST\r\n",
     b"AUTH PLAIN dGVzdA==\r\n",
+    b"AUTH LOGIN\r\n",
+    b"dGVzdA==\r\n",
+    b"*\r\n",
     b"text\r\n",
     b"\n",
     b"\r",
@@ -44,9 +48,18 @@ TOKENS = (
 )
 BACKEND = {
     "rcpt": (Reply(250, b"ok"), Reply(550, b"no"), Reply(451, b"later")),
+    "auth": (Reply(334, b"VXNlcm5hbWU6"), Reply(535, b"no"), Reply(235, b"come in")),
     "data": (Reply(354, b"go"), Reply(451, b"later"), Reply(354, b"go")),
     "dot": (Reply(250, b"ok 1 qp 2"), Reply(554, b"no"), Reply(451, b"later")),
 }
+LIMITS = Limits(
+    200,
+    unknown_recipients=3,
+    message_size=300,
+    declared_size=50,
+    auth_needs_tls=False,
+)
+MECHANISMS = (b"", b"AUTH PLAIN LOGIN")
 VERDICTS = (Pending.ACCEPTED, replies.NO_SUCH_RECIPIENT, replies.MAILBOX_DEFERRED)
 
 
@@ -61,8 +74,10 @@ class _World:
         self.taken = 0  # final dots that the backend said 250 to
         self.in_message = False
         self.engaged = False  # the backend has something of a transaction
-        limits = Limits(200, unknown_recipients=3, message_size=300, declared_size=50)
-        self.dialogue = Dialogue(self, Banner(b"mx.test", 50), limits)
+        self.exchanging = False
+        self.authenticated = False
+        self.dialogue = Dialogue(self, Banner(b"mx.test", 50), LIMITS)
+        self.dialogue.auth_offered = MECHANISMS[len(choices) % 2]
         self.dialogue.start()
 
     def choose(self, number: int) -> int:
@@ -126,12 +141,25 @@ class _World:
         raise AssertionError("it was not offered")
 
     def relay_auth(self, line: bytes) -> None:
-        raise AssertionError("it was not offered")
+        assert self.dialogue.auth_offered
+        assert not self.owed
+        assert not self.authenticated
+        assert self.dialogue.transaction.mail is None
+        assert CONTROL.search(line) is None
+        assert len(line) < LINE_MAX
+        assert self.exchanging or line[:5].upper() == b"AUTH "
+        self.exchanging = True
+        self.owed.append("auth")
 
     def auth_ended(
         self, mechanism: bytes, outcome: str, reply: Reply, user: bytes
     ) -> None:
-        raise AssertionError("it was not offered")
+        assert self.exchanging
+        assert mechanism in MECHANISMS[1].split()[1:]
+        assert outcome in ("accepted", "refused", "lost")
+        assert not user or outcome == "accepted"
+        self.exchanging = False
+        self.authenticated = outcome == "accepted"
 
     def limit_reached(self, limit: str) -> None:
         """Nothing to check."""
@@ -149,7 +177,9 @@ class _World:
             self.dialogue.decided(VERDICTS[choice])
             return
         reply = BACKEND[question][choice]
-        if question == "rcpt":
+        if question == "auth":
+            self.dialogue.auth_answered(reply)
+        elif question == "rcpt":
             self.dialogue.recipient_answered(reply)
         elif question == "data":
             self.in_message = reply.code == 354
@@ -170,7 +200,8 @@ class _World:
     def turn(self) -> None:
         """One more thing happens."""
         kind = self.choose(16)
-        if kind == 0 and self.engaged and "verdict" not in self.owed:
+        begun = self.engaged or self.exchanging or self.authenticated
+        if kind == 0 and begun:
             self.fail()
         elif kind == 1:
             self.dialogue.pause()
@@ -205,8 +236,9 @@ def _the_same_however_cut(cuts: bytes, sent: bytes) -> None:
 
 
 def _answered_at_once(chunks: Iterable[bytes]) -> tuple[object, ...]:
-    limits = Limits(200, unknown_recipients=3, message_size=300, declared_size=50)
-    driver = MemoryDriver(_decide, limits=limits, size=50)
+    driver = MemoryDriver(_decide, limits=LIMITS, size=50)
+    driver.authenticate = lambda line: BACKEND["auth"][len(line) % 3]
+    driver.dialogue.auth_offered = MECHANISMS[1]
     for chunk in chunks:
         if chunk:
             driver.feed(chunk)
@@ -227,7 +259,7 @@ def _said_well(world: _World) -> None:
     closed = world.dialogue.state is State.CLOSED
     assert closed == world.closed
     if not closed:
-        # Nothing is held but the beginning of a line.
-        assert world.dialogue.held <= 300
+        # Nothing is held but the beginning of a line, which AUTH's may be long.
+        assert world.dialogue.held <= (LINE_MAX if world.dialogue.auth_offered else 300)
     codes = [line[:3] for line in lines if line[3:4] == b" "]
     assert not {b"421", b"221"} & set(codes[:-1]), "something was said after the end"

@@ -12,7 +12,7 @@ from proxy.qmail.control import entries, first_line, parse_map, parse_names
 from proxy.qmail.decide import Outcome, decide
 from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.passwd import Table, account, group_id
-from proxy.qmail.program import split_words
+from proxy.qmail.shell import split_words
 from tests.support.cdbmake import make_users_cdb
 from tests.support.files import ALICE, mail_host_files
 

@@ -18,7 +18,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -190,10 +190,13 @@ def _give(path: Path, uid: int, gid: int, mode: int) -> None:
 class RealQmail:
     """A running qmail: qmail-smtpd on ``port``, everything else behind it."""
 
-    def __init__(self, root: Path, log: Path, port: int) -> None:
+    def __init__(self, root: Path, log: Path, port: int, first: int) -> None:
+        """``first`` is the first process of its namespaces."""
         self.root = root
         self.port = port
         self._log = log
+        self.inside = ["nsenter", "-t", str(first), "-m", "-n"]
+        """A command that runs another one where qmail runs."""
 
     @property
     def log(self) -> list[str]:
@@ -227,13 +230,17 @@ class RealQmail:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, host: Host) -> AsyncIterator[RealQmail]:
-    """Lay ``host`` out below ``directory`` and run qmail on it."""
+async def running(
+    directory: Path, host: Host, within: Sequence[str] = ()
+) -> AsyncIterator[RealQmail]:
+    """Lay ``host`` out below ``directory`` and run qmail on it; ``within`` is a
+    command that starts the command that follows it, in its own place."""
     root, log = directory / "qmail", directory / "send.log"
     lay_out(root, host)
     account = pwd.getpwnam("qmaild")
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
+            *within,
             *("unshare", "--mount", "--propagation", "private"),
             *("--pid", "--fork", "--kill-child"),
             *("sh", "-c", _FIRST, "sh", str(root)),
@@ -248,7 +255,8 @@ async def running(directory: Path, host: Host) -> AsyncIterator[RealQmail]:
         assert process.stdout is not None
         port = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
         assert port, f"qmail did not start: {log.read_text('latin-1')}"
-        qmail = RealQmail(root, log, int(port))
+        (first,) = _children(process.pid)
+        qmail = RealQmail(root, log, int(port), first)
         await qmail.until(lambda: bool(qmail.logged("status:")))
         yield qmail
     finally:
@@ -260,11 +268,15 @@ async def running(directory: Path, host: Host) -> AsyncIterator[RealQmail]:
 def _end(unshare: asyncio.subprocess.Process) -> None:
     """End the first process of the namespace, and so all others; ``unshare``
     ends when they are gone."""
-    pid = unshare.pid
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:  # a kernel without it, or all is over
+        children = _children(unshare.pid)
+    except FileNotFoundError:  # all is over
         unshare.kill()
         return
     for child in children:
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]

@@ -172,7 +172,7 @@ async def test_transparent_without_the_right_does_not_start(tmp_path: Path) -> N
 _REACH = """
 import asyncio, socket
 from proxy.backend.client import Client
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from proxy.backend.reach import Reach
 
 async def main():

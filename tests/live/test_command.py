@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import shutil
 import subprocess
@@ -360,6 +361,45 @@ async def test_rblsmtpd_blocks_by_the_clients_address(
 
 
 # tcp.smtp.
+
+
+async def sizes(served: Served, source: str) -> tuple[list[bytes], bytes]:
+    """What EHLO announces, and what MAIL with 1001 bytes is told."""
+    async with await RawClient.connect(served.port, source) as client:
+        await client.reply()
+        said = await client.command(b"EHLO c.test")
+        mail = await client.command(b"MAIL FROM:<> SIZE=1001")
+        return re.findall(rb"SIZE (\d+)", said), mail[:3]
+
+
+async def test_databytes(tmp_path: Path, settings: Settings) -> None:
+    """As qmail-smtpd: what tcp.smtp sets is in control/databytes' place."""
+    (tmp_path / "host/var/qmail/control/databytes").write_text("600\n")
+    text = (
+        '127.0.7.1:allow,DATABYTES="500"\n127.0.7.2:allow,DATABYTES="0"\n'
+        '127.0.7.3:allow,DATABYTES="5000"\n:allow,NAME="x"\n'
+    )
+    tcprules(tmp_path / "host/etc/tcp.smtp.cdb", text)
+    ruled = {**settings, "listen.tcprules": "/etc/tcp.smtp.cdb"}
+    expected = {
+        "127.0.7.1": ([b"500"], b"552"),
+        "127.0.7.2": ([], b"250"),
+        "127.0.7.3": ([b"5000"], b"250"),
+        "127.0.7.9": ([b"600"], b"250"),
+    }
+    async with serving(tmp_path, ruled) as served:
+        assert {ip: await sizes(served, ip) for ip in expected} == expected
+        # To a qmail-smtpd elsewhere the variable does not get.
+    port = {**ruled, "backend.command": None, "backend.address": "127.0.0.1:1"}
+    async with serving(tmp_path, port) as served:
+        assert await sizes(served, "127.0.7.1") == ([b"600"], b"250")
+    # Ours is the program's, too.
+    async with serving(tmp_path, ruled, {"DATABYTES": "400"}) as served:
+        assert await sizes(served, "127.0.7.9") == ([b"400"], b"552")
+        assert await sizes(served, "127.0.7.3") == ([b"5000"], b"250")
+    # Our own limit holds for everybody.
+    async with serving(tmp_path, {**ruled, "limits.message_size": 900}) as served:
+        assert await sizes(served, "127.0.7.3") == ([b"900"], b"552")
 
 
 def tcprules(path: Path, text: str) -> Path:

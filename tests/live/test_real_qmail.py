@@ -1,25 +1,33 @@
 """The promise, with a real qmail behind: nothing bounces, nothing is lost.
 
-A thousand messages, each for one recipient and with a body of its own; then
-what was refused, given to qmail without the front door.
+A thousand messages, each for one recipient and with a body of its own, by each
+way to the same qmail-smtpd: under tcpserver by its port; as a program of ours;
+under tcpserver by the client's own address.  Then what was refused, given to
+qmail without the front door.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import pwd
 import random
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import proxy
 from tests.live import realqmail
+from tests.live.netspaces import CLIENTS, HOST, Wire, wired
 from tests.live.process import Settings, serving
 from tests.live.realqmail import Host, RealQmail
+from tests.live.surroundings import NOT_ALLOWED
 from tests.support.smtp_client import RawClient
 
 pytestmark = [
@@ -210,23 +218,42 @@ def mails(count: int) -> Iterator[Mail]:
         )
 
 
-async def sent(port: int, todo: Iterable[Mail], sessions: int = 10) -> dict[int, int]:
-    """Send all, some at a time; what RCPT was answered, by number."""
-    queue = iter(todo)
-    codes: dict[int, int] = {}
+Connect = Callable[[], Awaitable[RawClient]]
 
-    async def one() -> None:
-        async with await RawClient.connect(port) as client:
-            assert await client.code() == 220
-            await client.command(b"EHLO client.test")
-            for mail in queue:
-                codes[mail.number] = await deliver(client, mail)
-            await client.command(b"QUIT")
+
+async def sent(
+    todo: Iterable[Mail], clients: Mapping[str, Connect]
+) -> dict[int, tuple[int, str]]:
+    """Send all, one client beside the other; what RCPT was answered and who the
+    client was, by number."""
+    queue = iter(todo)
+    got: dict[int, tuple[int, str]] = {}
+
+    async def one(name: str, connect: Connect) -> None:
+        # Several sessions of each, of up to nine messages.
+        while some := list(itertools.islice(queue, 9)):
+            async with await connect() as client:
+                assert await client.code() == 220
+                await client.command(b"EHLO client.test")
+                for mail in some:
+                    got[mail.number] = await deliver(client, mail), name
+                await client.command(b"QUIT")
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(sessions):
-            group.create_task(one())
-    return codes
+        for name, connect in clients.items():
+            group.create_task(one(name, connect))
+    return got
+
+
+def over_the_wire(wire: Wire, port: int) -> dict[str, Connect]:
+    """Clients with addresses of their own."""
+
+    async def connect(source: str) -> RawClient:
+        sock = await wire.connect(source, port)
+        sock.setblocking(False)
+        return RawClient(*await asyncio.open_connection(sock=sock))
+
+    return {source: partial(connect, source) for source in CLIENTS}
 
 
 async def deliver(client: RawClient, mail: Mail) -> int:
@@ -258,23 +285,56 @@ def arrived(qmail: RealQmail) -> dict[int, tuple[str, bytes, bytes]]:
 # What qmail and the front door put on top, with its continuation lines.
 _ADDED = re.compile(rb"Return-Path: <.*>\n((Delivered-To: .*|Received: .*|[ \t].*)\n)+")
 _OURS = re.compile(
-    rb"Received: from client\.test \(\[127\.0\.0\.1\]\)\n"
+    rb"Received: from client\.test \(\[([0-9.]+)\]\)\n"
     rb"\tby mx\.example\.test with ESMTP id [0-9a-f-]+;\n\t.* \+0000\n\Z"
+)
+# received.c: TCPREMOTEHOST, HELO and TCPREMOTEIP.
+_THEIRS = re.compile(
+    rb"^Received: from unknown \(HELO client\.test\) \(([0-9.]+)\)\n  by ", re.M
 )
 
 
-async def test_a_thousand_messages(tmp_path: Path) -> None:
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with wired() as made:
+        yield made
+
+
+def way_to(way: str, qmail: RealQmail) -> tuple[Settings, Sequence[str]]:
+    """Settings of the front door, and a command that runs it where it has to be:
+    a program of ours needs qmail's own paths."""
+    account = pwd.getpwnam("qmaild")
+    settings: dict[str, object] = {
+        "listen.addresses": [f"{HOST}:0"],
+        "status.address": None,
+        "limits.unknown_per_session": 0,
+        "limits.harvest_defence": False,
+        "process.user": str(account.pw_uid),
+        "process.group": str(account.pw_gid),
+    }
+    if way == "command":
+        settings["backend.command"] = ["/var/qmail/bin/qmail-smtpd"]
+        return settings, qmail.inside
+    settings["qmail.root"] = str(qmail.root)
+    settings["backend.address"] = f"127.0.0.1:{qmail.port}"
+    settings["backend.transparent"] = way == "transparent"
+    return settings, ()
+
+
+@pytest.mark.parametrize("way", ["tcp", "command", "transparent"])
+async def test_a_thousand_messages(tmp_path: Path, wire: Wire, way: str) -> None:
+    if way == "command" and hidden_inside():
+        pytest.skip(f"{hidden_inside()}: qmail's namespace has another /home")
     todo = list(mails(1000))
-    async with realqmail.running(tmp_path, host()) as qmail:
-        settings: Settings = {
-            "qmail.root": str(qmail.root),
-            "backend.address": f"127.0.0.1:{qmail.port}",
-            "limits.unknown_per_session": 0,
-            "limits.harvest_defence": False,
-        }
-        async with serving(tmp_path, settings) as served:
-            got = await sent(served.port, todo)
-        assert got == {mail.number: mail.code for mail in todo}
+    async with realqmail.running(tmp_path, host(), wire.host) as qmail:
+        settings, inside = way_to(way, qmail)
+        if way == "transparent":
+            wire.route_back(qmail.port)
+        where = inside or wire.host
+        async with serving(tmp_path, settings, NOT_ALLOWED, within=where) as served:
+            got = await sent(todo, over_the_wire(wire, served.port))
+        codes = {number: code for number, (code, _) in got.items()}
+        assert codes == {mail.number: mail.code for mail in todo}
         accepted = [mail for mail in todo if mail.code == 250]
 
         def over() -> bool:
@@ -294,11 +354,23 @@ async def test_a_thousand_messages(tmp_path: Path) -> None:
         assert maildir == mail.maildir, mail.recipient
         assert rest == mail.message.replace(b"\r\n", b"\n"), mail.recipient
         assert _ADDED.fullmatch(head), head
-        assert _OURS.search(head), head
+        ours, theirs = _OURS.search(head), _THEIRS.search(head)
+        assert ours, head
+        assert theirs, head
+        client = got[mail.number][1]
+        assert ours[1].decode() == client
+        assert theirs[1].decode() == ("127.0.0.1" if way == "tcp" else client)
         assert head.startswith(b"Return-Path: <%s>\n" % mail.sender)
     refused = Counter(mail.code for mail in todo if mail.code != 250)
     assert min(refused[550], refused[553]) > 50  # else this test shows nothing
     assert len(accepted) > 400
+    assert {client for _, client in got.values()} == set(CLIENTS)
+
+
+def hidden_inside() -> str:
+    """What of us cannot be seen there; ``""`` if all can."""
+    ours = (sys.executable, sys.base_prefix, str(Path(proxy.__file__).parent))
+    return next((path for path in ours if path.startswith("/home/")), "")
 
 
 async def test_without_the_front_door_each_refused_one_bounces(
@@ -311,8 +383,10 @@ async def test_without_the_front_door_each_refused_one_bounces(
     todo = [replace(m, sender=b"s%d@senders.test" % m.number) for m in refused][:130]
     would_bounce = {mail.number for mail in todo if mail.code == 550}
     async with realqmail.running(tmp_path, host()) as qmail:
-        got = await sent(qmail.port, todo)
-        assert got == {m.number: 250 if m.code == 550 else 553 for m in todo}
+        clients = {str(n): partial(RawClient.connect, qmail.port) for n in range(10)}
+        got = await sent(todo, clients)
+        codes = {number: code for number, (code, _) in got.items()}
+        assert codes == {m.number: 250 if m.code == 550 else 553 for m in todo}
 
         def bounces() -> list[str]:
             return qmail.logged("bounce msg")

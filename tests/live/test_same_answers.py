@@ -16,7 +16,7 @@ import pytest
 
 from proxy.front.door import DoorSettings
 from proxy.rules.qmail import QmailRule
-from proxy.rules.verdict import Answer, Kind, Question
+from proxy.rules.verdict import Answer, Kind, Question, Verdict
 from proxy.smtp.command import has_control
 from proxy.smtp.driver import Limits
 from tests.live.process import Settings, run, serving
@@ -76,7 +76,10 @@ async def test_every_recorded_recipient_through_the_dialogue(name: str) -> None:
 
     def ask(question: Question) -> Answer:
         trusted = relayclient(world)
-        return rule.ask(Question(question.recipient, question.sender, "", trusted))
+        asked = Question(question.recipient, question.sender, "", trusted)
+        verdict = rule.ask(asked)
+        assert isinstance(verdict, Verdict)
+        return verdict
 
     wanted = list(expected(world))
     async with running(ask, settings=FREE) as front:

@@ -215,3 +215,30 @@ def test_the_board() -> None:
     assert board.others(0) == [{"a": 3}]
     board.show(0, {"a": "x" * (1 << 20)})  # too large: the last one stays
     assert board.read(0) == {"a": 1}
+
+
+async def test_the_backend_has_no_more_connections_than_it_may(
+    tmp_path: Path, several: Settings, fake: FakeQmail
+) -> None:
+    """``backend.connections`` is for all of them together."""
+    several = {
+        **several,
+        "backend.connections": 3,
+        "backend.connection_wait": 0,
+        "relay.interlock_interval": 0,
+    }
+    async with (
+        serving(tmp_path, several) as served,
+        contextlib.AsyncExitStack() as all_,
+    ):
+        codes = []
+        for number in range(12):
+            client = await all_.enter_async_context(
+                await RawClient.connect(served.port)
+            )
+            await client.reply()
+            await client.command(b"EHLO c%d.test" % number)
+            await client.command(b"MAIL FROM:<>")
+            codes.append((await client.command(b"RCPT TO:<alice@example.test>"))[:3])
+        assert set(codes) == {b"250", b"451"}
+        assert 0 < codes.count(b"250") == fake.open_connections <= 3

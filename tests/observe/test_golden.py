@@ -51,6 +51,9 @@ EVENTS: list[events.Event] = [
     ENDED,
     ENDED._replace(outcome="unknown", reply="451 4.4.2 x", reason="gone", heard=False),
     events.BackendFailed("s", "127.0.0.1:2525", "final dot", "the backend closed"),
+    events.Leaked(
+        "s", "192.0.2.9", b"a@b", b"c@d", "qmail", "x", True, b"v-c@d", 7, b"Sorry_/"
+    ),
     events.LimitHit("s", "192.0.2.9", "unknown_per_session"),
     events.RuleAnswered("staff", "found", 0.0042),
     events.Turned("192.0.2.9", "connections"),

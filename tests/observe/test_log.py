@@ -108,6 +108,7 @@ EVENTS: list[events.Event] = [
     events.PressureChanged(1, 3000, 4000),
     events.ProxyHeaderBad("192.0.2.9", "no PROXY header", 3),
     events.AuthEnded("s1", "192.0.2.9", b"PLAIN", "accepted", 235, b"jo\ne"),
+    events.Leaked("s", "c", b"a@b", b"c@d", "qmail", "x", False, b"c@d", 7, b"no"),
 ]
 
 

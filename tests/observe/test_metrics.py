@@ -101,11 +101,6 @@ def test_answered() -> None:
     [
         (events.Turned("c", "connections"), "turned_away", {"limit": "connections"}),
         (events.LimitHit("s", "c", "size"), "limits_hit", {"limit": "size"}),
-        (
-            events.RuleAnswered("staff", "found", 0.0),
-            "rule_answers",
-            {"rule": "staff", "answer": "found"},
-        ),
         (events.ProxyHeaderBad("p", "why", 1), "proxy_headers_bad", {}),
         (
             events.AuthEnded("s", "c", b"PLAIN", "refused", 535, b""),
@@ -206,6 +201,15 @@ def test_two_do_not_share_anything() -> None:
     one(recipient("reject"))
     assert other.recipients == {}
     other.render()
+
+
+def test_what_sources_say_and_how_long_it_takes() -> None:
+    event = events.RuleAnswered("staff", "found", 0.25)
+    assert changes(event, event._replace(answer="timeout", seconds=5.0)) == {
+        named("rule_answers_total", rule="staff", answer="found"): 1,
+        named("rule_answers_total", rule="staff", answer="timeout"): 1,
+        named("rule_seconds_total", rule="staff"): 5.25,
+    }
 
 
 def test_table_is_what_is_exported() -> None:

@@ -143,7 +143,7 @@ async def test_page(service: Service, http: aiohttp.ClientSession) -> None:
         "listening on 192.0.2.1:25, [::1]:25",
         "backend 127.0.0.1:2525 (up)",
         "sessions now 1",
-        "recipients prevented 1",
+        "recipients refused 1",
         "recipients accepted 2",
         "recipients deferred 1",
         "2026-11-23 00:00:00 192.0.2.9 nobody@example.test qmail no such user",
@@ -175,7 +175,7 @@ async def test_page_in_observe_mode(
     service.info = service.info._replace(mode="observe")
     service.observe(refused(b"x@y", verdict="accept", observed="reject"))
     plain = words((await get(http, service.url + "/"))[1])
-    assert "recipients prevented 0" in plain
+    assert "recipients refused 0" in plain
     assert "would have been prevented 1" in plain
     assert "x@y qmail no such user (let pass: observe mode)" in plain
 

@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.qmail.program import Effect, effect, split_words
+from proxy.qmail.effect import Effect, Run
+from proxy.qmail.host import QmailHost
+from proxy.qmail.program import effect, name_of
+from proxy.qmail.shell import split_words
+from proxy.qmail.trail import SILENT
+from proxy.qmail.view import DirectoryView
+from proxy.qmail.walk import SUPERUSER
 from tests.support.fuzz import fuzz
 
 ENVIRONMENT = {b"EXT": b"foo", b"HOST": b"h.test", b"SENDER": b"", b"DEFAULT": b"a b"}
+HOST = QmailHost(DirectoryView(b"/"))
+WALKER = HOST.walker(SUPERUSER)
+RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +102,65 @@ def test_words(command: bytes, words: list[bytes] | None) -> None:
         (b'forward "$EXT"@x', Effect(0, (b"foo@x",))),
         (b"forward", Effect(0)),
         (b"bouncesaying no bouncesaying yes", Effect(0)),
+        (b"/bin/true", Effect(0)),
+        (b"/usr/bin/test a = b", Effect(1)),
+        (b"/bin/sh -c 'exit 100'", Effect(100)),
+        (b"/var/qmail/bin/preline bouncesaying no", Effect(100)),
+        (b"preline bouncesaying no", Effect(100)),
+        (b"preline -fd forward joe@x", Effect(0, (b"joe@x",))),
+        (b"preline", Effect(100)),
+        (b"test -d /", Effect(0)),
+        (b"test -f /", Effect(1)),
+        (b"test ! -e /nonexistent -a -d /", Effect(0)),
+        (b"[ -f /nonexistent -o -n x ]", Effect(0)),
     ],
 )
 def test_what_is_known(command: bytes, found: Effect) -> None:
-    assert effect(command, ENVIRONMENT, b"/var/qmail") == found
+    assert effect(command, RUN) == found
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "forwards"),
+    [
+        (b"true && exit 100", 100, []),
+        (b"false && exit 100", 1, []),
+        (b"false || exit 99", 99, []),
+        (b"thing || exit 0", 0, []),
+        (b"thing; exit 100", 100, []),
+        (b"forward joe@x; exit 100", 100, [b"joe@x"]),
+        (b"forward joe@x && forward ann@x", 0, [b"joe@x", b"ann@x"]),
+        (b"if test -f /nonexistent; then thing; fi", 0, []),
+        (b"if test ! -f /nonexistent; then exit 100; fi", 100, []),
+        (b"if thing; then exit 100; else exit 100; fi", 100, []),
+        (b"if false; then thing; else forward joe@x; fi", 0, [b"joe@x"]),
+        (b"if true && thing; then thing || exit 0; fi", 0, []),
+        (b"if true; then if false; then thing; fi; fi; false", 1, []),
+        (b"exit 0; thing", 0, []),
+        (b"true;", 0, []),
+    ],
+)
+def test_what_is_known_of_several(
+    command: bytes, code: int, forwards: list[bytes]
+) -> None:
+    found = effect(command, RUN)
+    assert found is not None
+    assert found.code == code
+    assert [address for address, _ in found.copies()] == forwards
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (b"/usr/bin/maildrop -d joe", "maildrop"),
+        (b"preline procmail -a", "procmail"),
+        (b"preline -f /usr/lib/dovecot/deliver", "deliver"),
+        (b"/var/mailman/mail/mailman post list", "mailman"),
+        (b"if test ! -f 'x'; then /usr/bin/ezmlm-reject 'y'; fi", "ezmlm-reject"),
+        (b"||", "||"),
+    ],
+)
+def test_the_name_of_the_program(command: bytes, name: str) -> None:
+    assert name_of(command) == name
 
 
 @pytest.mark.parametrize(
@@ -112,7 +176,7 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         b"bouncesaying no forward joe",
         b"condredirect joe@x forward ann",
         b"except forward joe",
-        b"test -f x",
+        b"test -x x",
         b"[ a = b",
         b"[ ! = b ]",
         b"sh -c 'thing'",
@@ -120,12 +184,26 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         b"sh x",
         b"/var/qmail/bin/qmail-inject",
         b"/usr/bin/forward joe",
-        b"forward joe; exit 100",
+        b"/bin/exit",
+        b"forward joe; thing",
+        b"thing && exit 0",
+        b"thing | exit 0",
+        b"exit 0 &",
+        b"if thing; then exit 0; else exit 100; fi",
+        b"if thing; then forward joe; fi",
+        b"if true; then true",
+        b"then true; fi",
+        b"if true; then true; fi true",
+        b"true; ; true",
+        b"&& true",
+        b"thing; exit",
+        b"exec thing; exit 100",
+        b"cd /x && exit 100",
         b"bouncesaying no " * 5000,
     ],
 )
 def test_what_is_not_known(command: bytes) -> None:
-    assert effect(command, ENVIRONMENT, b"/var/qmail") is None
+    assert effect(command, RUN) is None
 
 
 @pytest.mark.parametrize(
@@ -172,5 +250,5 @@ def test_the_shell_agrees_about_words(shell: str) -> None:
 @fuzz
 @given(st.lists(PIECES | st.sampled_from([b"forward ", b"except "])).map(b"".join))
 def test_any_command_has_an_answer(command: bytes) -> None:
-    found = effect(command, ENVIRONMENT, b"/var/qmail")
+    found = effect(command, RUN)
     assert found is None or 0 <= found.code <= 255

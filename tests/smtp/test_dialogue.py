@@ -147,10 +147,38 @@ def test_pipelined_recipients_are_asked_together() -> None:
 def test_a_verdict_that_is_awaited_holds_later_input() -> None:
     driver = MemoryDriver(lambda r: Pending.LATER)
     driver.feed(MAIL + RCPT + b"NOOP\r\n")
-    assert driver.dialogue.state is State.ASKING
+    assert driver.dialogue.state is State.DECIDING
     assert codes(driver.sent) == [220, 250]
     driver.answer(replies.NO_SUCH_RECIPIENT)
     assert codes(driver.sent) == [220, 250, 550, 250]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"), [(Pending.ACCEPTED, 451), (replies.NO_SUCH_RECIPIENT, 550)]
+)
+def test_the_backend_is_lost_while_a_verdict_is_awaited(
+    verdict: Reply | Pending, said: int
+) -> None:
+    """One command, one reply: the verdict's, or that the backend is lost."""
+    verdicts: list[Reply | Pending] = [Pending.ACCEPTED, Pending.LATER]
+    driver = MemoryDriver(lambda r: verdicts.pop(0))
+    driver.feed(MAIL + RCPT + RCPT + b"NOOP\r\n")
+    assert codes(driver.sent) == [220, 250, 250]
+    driver.dialogue.relay_failed(Reply(451, b"4.4.1 lost"))
+    assert codes(driver.sent) == [220, 250, 250]
+    driver.dialogue.decided(verdict)
+    assert codes(driver.sent) == [220, 250, 250, said, 250]
+    assert codes(driver.feed(b"DATA\r\n")) == [451]
+    assert len(driver.relayed) == 1
+
+
+def test_a_verdict_after_the_end_is_not_heard() -> None:
+    driver = MemoryDriver(lambda r: Pending.LATER)
+    driver.feed(MAIL + RCPT)
+    driver.dialogue.end(replies.SHUTTING_DOWN, "shutdown")
+    driver.answer()
+    assert codes(driver.sent) == [220, 250, 421]
+    assert not driver.relayed
 
 
 def test_a_second_mail_starts_anew() -> None:

@@ -26,6 +26,9 @@ _SIMPLE = {
     "defer": Kind.DEFER,
     "discard": Kind.REJECT,
 }
+# A mailbox whose home is not there: vpopmail makes it (vmake_maildir()); the script
+# that stood in for vdelivermail when the hosts were recorded did not.
+_NO_HOME = "can_not_open_new_email_file"
 _DID = re.compile(r"did_([0-9]+)\+[0-9]+\+([0-9]+)")
 _FORWARDER = re.compile(r"(?:forward|condredirect):_qp_")
 
@@ -42,6 +45,8 @@ class Copies(enum.Flag):
 def required(answer: dict[str, Any]) -> Kind:
     """The verdict for a recorded recipient (or its ``if_relayed``)."""
     outcome = answer["outcome"]
+    if answer.get("log", "").startswith(_NO_HOME):
+        return Kind.ACCEPT
     if outcome == "refused":
         return Kind.REJECT if answer["smtp"].startswith("5") else Kind.DEFER
     if outcome == "forward-bounce":
@@ -102,8 +107,10 @@ def _judged(rule: QmailRule, asked: Question) -> Verdict:
     """The verdict with its reasons; that of the serving way is the same, at
     first and with what was learnt at first."""
     verdict = rule.ask(asked)
+    assert isinstance(verdict, Verdict)
     for _ in range(2):
         other = rule.ask(asked._replace(traced=False))
+        assert isinstance(other, Verdict)
         assert replace(other, trace=verdict.trace) == verdict
     return verdict
 

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from proxy.backend.choice import Backends, Place
-from proxy.backend.pool import Backend, BackendSettings
+from proxy.backend.pool import Backend
+from proxy.backend.settings import BackendSettings
 from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.observe.events import Event

@@ -29,12 +29,12 @@ _TYPES = {
 }
 
 
-class RecordedView:
+class FilesView:
     """A :class:`proxy.qmail.view.FileView` on a dictionary of files."""
 
-    def __init__(self, world: dict[str, Any]) -> None:
+    def __init__(self, files: list[dict[str, Any]]) -> None:
         self._files: dict[bytes, tuple[FakeStatus, bytes]] = {}
-        for number, entry in enumerate(with_accounts(world)):
+        for number, entry in enumerate(files):
             content = content_of(entry)
             status = FakeStatus(
                 st_mode=_TYPES[entry["type"]] | int(entry["mode"], 8),
@@ -67,6 +67,13 @@ class RecordedView:
             return self._files[path]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+
+class RecordedView(FilesView):
+    """The files of a recorded host, with its accounts."""
+
+    def __init__(self, world: dict[str, Any]) -> None:
+        super().__init__(with_accounts(world))
 
 
 def with_accounts(world: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from proxy import privileges
@@ -11,6 +12,13 @@ from proxy.config.process import Process
 
 T = TypeVar("T")
 _NOBODY = "65534"
+
+
+def let_all_enter(directory: Path) -> None:
+    """``directory`` and what pytest made above it: other users have to pass."""
+    for path in (directory, *directory.parents):
+        if path.stat().st_mode & 0o055 == 0:
+            path.chmod(0o755)
 
 
 def with_the_right_to_read(ask: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from proxy.backend.choice import Place
-from proxy.backend.pool import BackendSettings
+from proxy.backend.settings import BackendSettings
 from tests.support.backend import FakeQmail
 from tests.support.front import Front, running
 from tests.support.smtp_client import RawClient

@@ -1,0 +1,87 @@
+"""qmail's home, and what qmail-start is started with.
+
+Knows: where qmail is, which control files say something to us.  Knows not: what
+listens (``smtpd``).  Called by ``host``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from proxy.look.script import commands, line_with
+from proxy.look.tree import Found, Tree
+from proxy.qmail.passwd import Table, account
+
+USUAL = "/var/qmail"
+
+# Each has qmail's home as its own, or a directory in it (INSTALL.ids).
+_USERS = ("qmaild", "qmails", "qmailq", "qmailr", "qmailp", "alias")
+
+
+class Home(NamedTuple):
+    """Where qmail is, and how that is known."""
+
+    path: str
+    why: str
+
+
+class Delivery(NamedTuple):
+    """qmail-start's first argument, and where it stands."""
+
+    text: str
+    found: Found
+
+
+def find_home(tree: Tree, running: str = "") -> Home | None:
+    """``running`` is the home that a qmail-send process has, if one is there."""
+    if running and tree.is_directory(running + "/control"):
+        return Home(running, "qmail-send runs there")
+    if tree.is_directory(USUAL + "/control"):
+        return Home(USUAL, "the usual place")
+    passwd = Table(tree.content("/etc/passwd", 64 << 20) or b"")
+    for user in _USERS:
+        entry = account(passwd, user.encode())
+        home = os.fsdecode(entry.home) if entry else ""
+        for path in (home, os.path.dirname(home)):
+            if path.startswith("/") and tree.is_directory(path + "/control"):
+                return Home(path, f"/etc/passwd has it for {user}")
+    return None
+
+
+_LISTS = ("rcpthosts", "locals", "virtualdomains", "percenthack", "badmailfrom")
+_LINES = ("me", "databytes", "concurrencyincoming", "defaultdelivery", "smtpgreeting")
+_TABLES = ("morercpthosts.cdb", "servercert.pem")
+
+
+def control_files(tree: Tree, home: str) -> Iterator[Found]:
+    """Those that are there, each with its content or how much of it there is."""
+    for name in _LINES:
+        path = f"{home}/control/{name}"
+        if tree.exists(path):
+            yield Found(f"control/{name}", path, 0, tree.line(path) or "empty")
+    for name in _LISTS:
+        path = f"{home}/control/{name}"
+        if tree.exists(path):
+            count = sum(1 for _ in tree.lines(path))
+            detail = f"{count} line{'' if count == 1 else 's'}"
+            yield Found(f"control/{name}", path, 0, detail)
+    for name in _TABLES:
+        path = f"{home}/control/{name}"
+        if tree.exists(path):
+            yield Found(f"control/{name}", path)
+
+
+def default_delivery(tree: Tree, scripts: Iterable[str]) -> Delivery | None:
+    """What a missing .qmail means: the word behind qmail-start in the first of
+    ``scripts`` that starts it."""
+    for path in scripts:
+        for command in commands(tree, path):
+            at = command.at("qmail-start")
+            if 0 <= at < len(command.words) - 1:
+                text = command.words[at + 1]
+                line = line_with(tree, command, "qmail-start")
+                detail = text.replace("\n", "\\n")
+                return Delivery(text, Found("qmail-start", path, line, detail))
+    return None

@@ -1,0 +1,134 @@
+"""Everything that was found on one host, in one value.
+
+Knows: which of the other modules looks for what.  Knows not: what configuration
+follows from it (``write``).  Called by ``init`` and ``doctor``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from proxy.look import domains, home, patches, smtpd, sockets
+from proxy.look.domains import Domains
+from proxy.look.home import Delivery, Home
+from proxy.look.smtpd import Smtpd
+from proxy.look.sockets import Listener
+from proxy.look.tree import Found, Tree, Unseen
+from proxy.qmail.passwd import Table, account
+
+_USUAL_RULES = ("/etc/tcp.smtp.cdb", "/etc/tcprules.d/tcp.smtp.cdb")
+
+
+@dataclass
+class Host:
+    """``found`` has all of it in order; ``listening`` is ``None`` where nobody can
+    see who listens on port 25."""
+
+    root: str
+    home: Home | None = None
+    delivery: Delivery | None = None
+    smtpd: list[Smtpd] = field(default_factory=list)
+    domains: Domains = field(default_factory=Domains)
+    patches: list[Found] = field(default_factory=list)
+    tcprules: str = ""
+    relaying: list[Found] = field(default_factory=list)
+    hostname: str = ""
+    databytes: str = ""
+    certificate: str = ""
+    users: tuple[str, ...] = ()
+    listening: list[Listener] | None = None
+    backend_port: int = 2525
+    found: list[Found] = field(default_factory=list)
+    unseen: list[Unseen] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether it is this very machine."""
+        return self.root == "/"
+
+    @property
+    def front(self) -> list[Smtpd]:
+        """Where qmail-smtpd is started for port 25."""
+        return [each for each in self.smtpd if each.number == 25]
+
+    def has(self, patch: str) -> Found | None:
+        """A patch, and where it was seen."""
+        return next((each for each in self.patches if each.what == patch), None)
+
+
+def look(root: str = "/", proc: str = "/proc") -> Host:
+    """Look at the machine itself, or at a host's files below ``root``."""
+    tree = Tree(root)
+    seen = Host(tree.root, unseen=tree.unseen)
+    running = sockets.qmail_home(proc) if seen.live else ""
+    seen.home = home.find_home(tree, running)
+    if seen.home is not None:
+        seen.found.append(Found("qmail", seen.home.path, 0, seen.home.why))
+        _qmail(tree, seen, seen.home.path)
+    if seen.live:
+        _live(seen, proc)
+    passwd = Table(tree.content("/etc/passwd", 64 << 20) or b"")
+    users = ("backstop", "qmaild", "nobody")
+    seen.users = tuple(user for user in users if account(passwd, user.encode()))
+    return seen
+
+
+def _qmail(tree: Tree, seen: Host, path: str) -> None:
+    control = f"{path}/control"
+    seen.found += home.control_files(tree, path)
+    seen.hostname = tree.line(f"{control}/me")
+    seen.databytes = tree.line(f"{control}/databytes")
+    if tree.exists(f"{control}/servercert.pem"):
+        seen.certificate = f"{control}/servercert.pem"
+    scripts = smtpd.scripts(tree)
+    seen.delivery = home.default_delivery(tree, scripts)
+    if seen.delivery is not None:
+        seen.found.append(seen.delivery.found)
+    seen.smtpd = smtpd.find(tree, scripts)
+    for each in seen.smtpd:
+        what = f"qmail-smtpd by {each.kind}"
+        seen.found.append(Found(what, each.path, each.line, each.words))
+    _rules(tree, seen)
+    seen.domains = domains.find_domains(tree, path)
+    seen.found += seen.domains.found
+    started = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
+    seen.patches = list(patches.find_patches(tree, path, started))
+    seen.found += seen.patches
+
+
+def _is_smtpd(word: str) -> bool:
+    return word.startswith("/") and os.path.basename(word).startswith("qmail-smtpd")
+
+
+def _rules(tree: Tree, seen: Host) -> None:
+    """tcprules: the file that the listener on port 25 names, or a usual one."""
+    named = [each.options.get("x", "") for each in seen.front]
+    # A listener that names none has none; without a listener the usual ones may be.
+    usual = () if seen.front else _USUAL_RULES
+    for path in (*filter(None, named), *usual):
+        if path.startswith("/") and tree.exists(path):
+            seen.tcprules = path
+            seen.found.append(Found("tcprules", path))
+            break
+    text = seen.tcprules.removesuffix(".cdb")
+    if text and text != seen.tcprules:
+        seen.relaying = list(_relaying(tree, text))
+        seen.found += seen.relaying
+
+
+def _relaying(tree: Tree, path: str) -> Iterator[Found]:
+    for number, line in tree.lines(path):
+        if "RELAYCLIENT" in line and ":allow" in line:
+            who = line.partition(":")[0] or "everybody"
+            yield Found("may relay", path, number, who)
+
+
+def _live(seen: Host, proc: str) -> None:
+    seen.listening = sockets.listeners(25, proc)
+    for each in seen.listening or ():
+        detail = f"{each.who} listens on {each.address}"
+        seen.found.append(Found("port 25", f"{proc}/net/tcp", 0, detail))
+    while sockets.listeners(seen.backend_port, proc):
+        seen.backend_port += 1

@@ -1,0 +1,395 @@
+"""A configuration that fits a host that was looked at, with its reasons.
+
+Knows: the keys of the configuration and what in a host speaks for which value.
+Knows not: how anything was found (``host``), where the text goes.  Called by
+``init``.
+
+What is not sure is a comment, so that the text is a good configuration as it
+stands: ``backstop check`` takes it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import textwrap
+from collections.abc import Iterator
+
+from proxy.look.host import Host
+from proxy.look.smtpd import Smtpd
+
+_WIDTH = 78
+_ADDRESS_PROGRAMS = {
+    "rblsmtpd": "asks block lists about the client's address",
+    "spamdyke": "judges the client's address and name",
+    "greylite": "greylists by the client's address",
+    "qgreylist": "greylists by the client's address",
+    "greylisting": "greylists by the client's address",
+    "relaylock": "lets clients relay by their address",
+    "fixcrio": "stands between",
+    "recordio": "stands between",
+}
+
+
+def configuration(
+    host: Host, version: str, certificate: str, tcprules: str, config: str = ""
+) -> str:
+    """The text.  ``certificate`` and ``tcprules`` say why those of the host cannot
+    be used, ``""`` if they can; ``config`` is the file that the text is for."""
+    paper = _Paper()
+    _head(paper, host, version, config)
+    _listen(paper, host, tcprules)
+    usable = _tls(paper, host, certificate)
+    _qmail(paper, host)
+    _backend(paper, host)
+    _rules(paper, host)
+    _rest(paper, host)
+    _relay(paper, host)
+    _auth(paper, host, usable)
+    _process(paper, host)
+    return paper.text
+
+
+class _Paper:
+    """Lines of TOML; what comes from a host gets into them escaped."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+    def table(self, name: str) -> None:
+        self._lines += ["", name]
+
+    def gap(self) -> None:
+        self._lines.append("")
+
+    def say(self, text: str) -> None:
+        """A comment."""
+        options = {"break_long_words": False, "break_on_hyphens": False}
+        for line in textwrap.wrap(_visible(text), _WIDTH - 2, **options):  # type: ignore[arg-type]
+            self._lines.append("# " + line)
+
+    def key(self, name: str, value: object, *, sure: bool = True) -> None:
+        """A key, as a comment if it is not ``sure``."""
+        self._lines.append(f"{'' if sure else '# '}{name} = {_toml(value)}")
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _toml(value: object) -> str:
+    """Strings and lists of them look alike in JSON and TOML, but for DEL and what
+    is not Unicode."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+def _storable(text: str) -> bool:
+    """Whether TOML can say it: Unicode, and no control character but a line end."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return all(c.isprintable() or c == "\n" for c in text)
+
+
+def _head(paper: _Paper, host: Host, version: str, config: str) -> None:
+    name = host.hostname or "this host"
+    where = "" if host.live else f", from its files below {host.root}"
+    paper.say(f"Written by backstop init {version} for {name}{where}.")
+    paper.say("Nothing on the host was changed. Read it through; then:")
+    option = f" -c {config}" if config else ""
+    paper.say(f"backstop check{option}; backstop explain{option} you@your.domain")
+    if host.unseen:
+        count = len(host.unseen)
+        paper.say(
+            f"Not everything could be seen ({count} file{'s' if count > 1 else ''}):"
+            " run it as root to be sure."
+        )
+    paper.gap()
+    paper.say(
+        "To begin with, refuse nobody and log who would be (observe=reject). Then:"
+    )
+    paper.key("mode", "enforce", sure=False)
+    paper.key("mode", "observe")
+
+
+# The client's side.
+
+
+def _listen(paper: _Paper, host: Host, tcprules: str) -> None:
+    paper.table("[listen]")
+    addresses: list[str] = []
+    for smtpd in host.front:
+        paper.say(f"found {smtpd.place}: {smtpd.kind} {smtpd.host} {smtpd.port}")
+        address = _address(smtpd.host)
+        if address and address not in addresses:
+            addresses.append(address)
+    for each in host.listening or ():
+        paper.say(f"found {each.who} listening on {each.address}")
+        if ":" in each.host and not each.loopback and each.address not in addresses:
+            addresses.append(each.address)
+    if not host.front:
+        paper.say("It was not found what listens on port 25.")
+    paper.key("addresses", addresses or ["0.0.0.0:25"])
+    if not any("[" in address for address in addresses):
+        paper.say("If mail arrives by IPv6 too:")
+        paper.key("addresses", [*(addresses or ["0.0.0.0:25"]), "[::]:25"], sure=False)
+    if host.hostname:
+        paper.say(f"Our name is control/me's, {host.hostname}.")
+    else:
+        paper.say("control/me was not found; the name that we greet with:")
+        paper.key("hostname", "mx.example.org", sure=False)
+    if host.tcprules:
+        _tcprules(paper, host, tcprules)
+
+
+def _address(host: str) -> str:
+    if host in ("0", "0.0.0.0", "*", ""):
+        return "0.0.0.0:25"
+    if host in (":0", "::", "[::]"):
+        return "[::]:25"
+    try:
+        ip = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return ""
+    return f"[{ip}]:25" if ip.version == 6 else f"{ip}:25"
+
+
+def _tcprules(paper: _Paper, host: Host, trouble: str) -> None:
+    paper.say(
+        f"found {host.tcprules}: deny, RELAYCLIENT and the other variables go on to"
+        " count for the client's own address."
+    )
+    if trouble:
+        paper.say(f"It cannot be used as it is: {trouble}")
+    paper.key("tcprules", host.tcprules, sure=not trouble)
+
+
+def _tls(paper: _Paper, host: Host, trouble: str) -> bool:
+    """Whether connections will be encrypted."""
+    offered = host.has("STARTTLS")
+    if not (offered or host.certificate):
+        return False
+    paper.table("[tls]")
+    if offered:
+        paper.say(
+            f"found {offered.place}: {offered.detail}. Its STARTTLS is not passed"
+            " through; the front door has its own."
+        )
+    if not host.certificate:
+        paper.say("No certificate was found in control:")
+        path = "/etc/ssl/private/mx.pem"
+        paper.key("certificates", [path], sure=False)
+        return False
+    path = host.root.rstrip("/") + host.certificate
+    paper.say(f"found {host.certificate}")
+    if trouble:
+        paper.say(f"It cannot be used as it is: {trouble}")
+    paper.key("certificates", [path], sure=not trouble)
+    return not trouble
+
+
+# The host.
+
+
+def _qmail(paper: _Paper, host: Host) -> None:
+    paper.table("[qmail]")
+    if not host.live:
+        paper.key("root", host.root)
+        paper.say(
+            "Of another host, its own addresses are to be told (user@[192.0.2.1]):"
+        )
+        paper.key("local_ips", ["192.0.2.1", "127.0.0.1"], sure=False)
+    if host.home is None:
+        paper.say("No qmail was found. Name its home:")
+        paper.key("home", "/var/qmail", sure=False)
+    else:
+        paper.say(f"found {host.home.path}: {host.home.why}")
+        paper.key("home", host.home.path)
+    if host.delivery is None:
+        paper.say(
+            "It was not found what qmail-start is started with. Its first argument says"
+            " what a missing .qmail means; look for it, often in /var/qmail/rc:"
+        )
+        paper.key("default_delivery", "./Maildir/", sure=False)
+        return
+    found, text = host.delivery.found, host.delivery.text
+    paper.say(f"found {found.place}: qmail-start is started with this")
+    unknown = "$" in text
+    sure = _storable(text) and not unknown
+    if not sure:
+        paper.say("What it comes to is not known here; write what it comes to:")
+    paper.key("default_delivery", text if _storable(text) else "./Mailbox", sure=sure)
+
+
+def _backend(paper: _Paper, host: Host) -> None:
+    paper.table("[backend]")
+    paper.say(
+        "Where qmail-smtpd will listen. On loopback: on 0 anybody could walk around"
+        " the front door."
+    )
+    port = host.backend_port
+    for smtpd in host.front:
+        paper.say(f"in {smtpd.place}: {_move(smtpd, port)}")
+    paper.key("address", f"127.0.0.1:{port}")
+    first = host.front[0] if host.front else None
+    if first is None:
+        return
+    concurrency = first.options.get("c", "")
+    if concurrency.isdigit() and 4 <= int(concurrency) <= 10_000:
+        paper.say(
+            f"found {first.place}: -c {concurrency}. Whoever comes beyond that waits"
+            " without a word, so two less:"
+        )
+        paper.key("connections", int(concurrency) - 2)
+    _command(paper, first, concurrency)
+
+
+def _move(smtpd: Smtpd, port: int) -> str:
+    if smtpd.kind == "xinetd":
+        return f"add type = UNLISTED, port = {port}, bind = 127.0.0.1"
+    if smtpd.kind == "inetd":
+        return f'the first word becomes "127.0.0.1:{port}"'
+    if smtpd.kind == "systemd":
+        return f"in its socket, ListenStream=127.0.0.1:{port}"
+    return f'"{smtpd.host} {smtpd.port}" becomes "127.0.0.1 {port}"'
+
+
+def _command(paper: _Paper, smtpd: Smtpd, concurrency: str) -> None:
+    paper.gap()
+    paper.say(
+        "Or, instead of address: the front door starts it for each client that has a"
+        " good recipient. Then it goes on seeing the client's own address"
+        " (docs/client-identity.md)."
+    )
+    for name in smtpd.before:
+        if why := _ADDRESS_PROGRAMS.get(name):
+            paper.say(f"It matters here: {name} {why}.")
+    user = smtpd.options.get("u", "")
+    if user:
+        paper.say(
+            f"It ran as user {user} (-u); a command runs as the front door's own user:"
+            " process.user."
+        )
+    if any("$" in word for word in smtpd.command):
+        paper.say("Words with $ are not known here: write what they come to.")
+    if smtpd.command:
+        words = [word for word in smtpd.command if _storable(word)]
+        paper.key("command", words, sure=False)
+    if concurrency.isdigit():
+        paper.key("command_concurrency", int(concurrency), sure=False)
+
+
+# Who may receive.
+
+
+def _rules(paper: _Paper, host: Host) -> None:
+    paper.table("[[rules]]")
+    paper.say("qmail's own files: rcpthosts, locals, virtualdomains, users, dot-qmail.")
+    for each in host.domains.found:
+        detail = f" ({each.detail})" if each.detail else ""
+        paper.say(f"found {each.place}: {each.what}{detail}")
+    if host.domains.uses_vpopmail:
+        store = f", with {host.domains.store} behind it" if host.domains.store else ""
+        where = host.domains.vpopmail or "not found"
+        paper.say(
+            f"vdelivermail decides about some domains (vpopmail: {where}{store}). What"
+            " the front door cannot know of them it passes on, as undecided."
+        )
+    for patch, words in _PATCHES.items():
+        if found := host.has(patch):
+            paper.say(f"found {found.place}: {patch} {words}")
+    paper.key("type", "qmail")
+
+
+_PATCHES = {
+    "chkuser": "goes on in qmail-smtpd; it is off where RELAYCLIENT is set for the"
+    " front door's address.",
+    "validrcptto.cdb": "goes on in qmail-smtpd, and refuses what is not in its list.",
+    "qmail-spp": "plugins go on in qmail-smtpd; by address, they see the front door as"
+    " the client.",
+    "RCPTCHECK": "goes on in qmail-smtpd where that is in its environment.",
+    "control/recipients": "goes on in qmail-smtpd.",
+}
+
+
+def _rest(paper: _Paper, host: Host) -> None:
+    paper.table("[status]")
+    paper.say("A page, metrics and health probes, for this machine only.")
+    paper.key("address", "127.0.0.1:8025")
+    paper.table("[limits]")
+    if host.databytes:
+        paper.say(
+            f"control/databytes says {host.databytes}; it is announced to clients, and"
+            " qmail-smtpd goes on to hold it."
+        )
+    else:
+        paper.say("Without control/databytes there is no limit. To have one here:")
+    paper.key("message_size", 50_000_000, sure=False)
+
+
+def _relay(paper: _Paper, host: Host) -> None:
+    paper.table("[relay]")
+    for each in host.relaying:
+        paper.say(f"found {each.place}: {each.detail} may relay")
+    if any(each.detail.startswith("127.") for each in host.relaying):
+        paper.say(
+            "qmail-smtpd will see 127.0.0.1, and so relay whatever the front door lets"
+            " through; that lets through what rcpthosts names, and mail of clients"
+            " that may relay by tcprules or by this key. docs/relaying.md."
+        )
+    networks = list(_networks(host))
+    if networks:
+        paper.say(
+            "With listen.tcprules these may relay already. Without it:"
+            if host.tcprules
+            else "These may relay:"
+        )
+    else:
+        paper.say("Networks whose clients may send to any domain:")
+    paper.key("trusted", networks or ["192.0.2.0/24"], sure=False)
+
+
+def _networks(host: Host) -> Iterator[str]:
+    """Rules for parts of IPv4 addresses, as networks; those for ranges are not."""
+    for each in host.relaying:
+        parts = each.detail.rstrip(".").split(".")
+        if not all(part.isdigit() for part in parts) or len(parts) > 4:
+            continue
+        if parts[0] == "127":
+            continue
+        padded = ".".join([*parts, *["0"] * (4 - len(parts))])
+        yield f"{padded}/{8 * len(parts)}"
+
+
+def _auth(paper: _Paper, host: Host, encrypted: bool) -> None:
+    first = next((each for each in host.front if each.auth), None)
+    if first is None:
+        return
+    paper.table("[auth]")
+    paper.say(
+        f"found {first.place}: qmail-smtpd is started with {' '.join(first.auth)},"
+        " which looks like SMTP AUTH (docs/auth.md)"
+    )
+    if not encrypted:
+        paper.say(
+            '"tls" wants tls.certificates; "always" shows passwords to everybody on'
+            " the way:"
+        )
+    paper.key("offer", "tls", sure=encrypted)
+
+
+def _process(paper: _Paper, host: Host) -> None:
+    paper.table("[process]")
+    if "backstop" in host.users:
+        paper.key("user", "backstop")
+        return
+    paper.say("Make a user that nothing else runs as, started as root it becomes that:")
+    paper.say("useradd --system --no-create-home --shell /usr/sbin/nologin backstop")
+    paper.key("user", "backstop", sure=False)
