@@ -169,7 +169,7 @@ def toml_value(value: object) -> str:
         return str(int(value))
     if isinstance(value, int | float):
         return str(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(str(value))
 

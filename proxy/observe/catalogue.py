@@ -146,7 +146,8 @@ TABLE = (
         ("rule", "answer"),
         "What sources of recipients said, those of type qmail aside (`vpopmail` are "
         "the databases behind vpopmail): found, missing, accept, reject, defer, pass, "
-        "error, timeout, remembered, last known good.",
+        "error, timeout, remembered, last known good. "
+        "old data: once more for each answer from a file's data of before.",
     ),
     Entry(
         "backstop_rule_seconds_total",
