@@ -30,7 +30,7 @@ from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
-from proxy.rules.source import Context, OnAnswer, unheard
+from proxy.rules.source import Context, OnAnswer, unheard, unsaid
 from proxy.rules.trouble import RuleError
 from proxy.rules.verdict import OnRuleError, Rule
 from proxy.rules.vpopmail import WANTS, usable
@@ -103,11 +103,12 @@ def engine(
     host: QmailHost,
     on_error: OnRuleError,
     on_answer: OnAnswer = unheard,
+    say: Callable[[str, str], None] = unsaid,
     *,
     serving: bool = False,
 ) -> Engine:
     """The configured rules on ``host``; ``on_error`` hears of rules that fail,
-    ``on_answer`` of what sources say.
+    ``on_answer`` of what sources say, ``say`` what their programs say.
 
     ``serving``: guard against becoming an open relay while running (at the
     start, :func:`relay_problem` does).  Raises :class:`~proxy.config.ConfigError`
@@ -125,6 +126,7 @@ def engine(
         undecided=config.qmail.undecided,
         on_answer=on_answer,
         on_error=on_error,
+        say=say,
     )
     rules: list[Rule] = [
         _rule(config, number, context._replace(name=name))
@@ -282,7 +284,7 @@ def _programs_only(config: Config) -> bool:
 def needs(config: Config) -> Needs:
     """Which rights serving needs."""
     return Needs(
-        set_id=_commands(config),
+        set_id=_commands(config) or any(rule.runs_programs for rule in config.rules),
         addresses=any(backend.transparent for backend in config.backend),
     )
 

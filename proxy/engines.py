@@ -19,15 +19,17 @@ from proxy.rules.engine import Closable, Engine
 
 class Engines:
     """Makes the configured rules; ``observer`` hears what sources say, ``failed``
-    the name of a rule that fails, and how."""
+    the name of a rule that fails, and how; ``say`` what rules' programs say."""
 
     def __init__(
         self,
         observer: Callable[[Event], None],
         failed: Callable[[str, Exception], None],
+        say: Callable[[str, str], None],
     ) -> None:
         self._observer = observer
         self._failed = failed
+        self._say = say
         self._held: list[tuple[Closable, ...]] = []
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -35,7 +37,7 @@ class Engines:
         """The rules of ``config`` on ``host``; what they hold is let go with the
         last session that has them."""
         engine = assemble.engine(
-            config, host, self._failed, self._answered, serving=True
+            config, host, self._failed, self._answered, self._say, serving=True
         )
         if engine.holders:
             self._held.append(engine.holders)

@@ -113,7 +113,8 @@ class Service:
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._engines = Engines(_all([self.log, self.metrics]), self._rule_failed)
+        heard = _all([self.log, self.metrics])
+        self._engines = Engines(heard, self._rule_failed, self.log.notice)
         self._listening = False
         self._started = False
         self._configuration = "as at the start"

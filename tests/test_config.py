@@ -109,7 +109,7 @@ class TestExample:
         keys = [f"# {path[-1]} = " for path in paths]
         # Where other rules are described, nothing stands in a table of its own.
         before, rest = example().split("# Every source has these keys", 1)
-        after = rest[rest.index("[[rules]]\ntype = ") :]
+        after = rest[rest.index("\n[[rules]]\n") :]
         lines = [
             line[2:] if any(map(line.startswith, keys)) else line
             for line in (before + "\n" + after).splitlines()

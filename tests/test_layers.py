@@ -25,6 +25,10 @@ MAY_IMPORT = {
         "config.rules",
         "config.section",
         "config.values",
+        # What programs are told of the client, and what they say.
+        "backend.client",
+        "backend.ear",
+        "backend.ucspi",
     },
     "backend": {"backend", "smtp"},
     "observe": {"observe"},
@@ -38,7 +42,8 @@ MAY_IMPORT = {
 LIBRARIES = {
     "aiosmtpd": {"front.session"},
     "aiosmtplib": {"backend.channel", "backend.connect"},
-    "aiohttp": {"observe.status"},
+    "aiohttp": {"observe.status", "rules.web"},
+    "yarl": {"rules.web"},
     "prometheus_client": {"observe.metrics"},
     "ldap": {"rules.directory"},
     "pydantic": {"config", "rules"},

@@ -18,7 +18,6 @@ HERE = Path(__file__).parent
 CASES = (HERE / "data/matrix.txt").read_text().split()
 
 # Not here: L-300tps, L-throughput and L-soak are rates and hours: bench/README.md.
-# I-command-shell waits for a rule of that kind.
 
 # The table of backend faults: each of these, at each of these steps.
 STEPS = ["greeting", "ehlo", "mail", "rcpt", "data", "dot"]

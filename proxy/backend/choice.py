@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from proxy.backend.ear import Say
 from proxy.backend.pool import Backend, say_nothing
-from proxy.backend.program import Say
 from proxy.backend.settings import BackendSettings
 
 

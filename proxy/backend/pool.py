@@ -14,7 +14,8 @@ from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
 from proxy.backend.connect import NotConnected, connect
-from proxy.backend.program import NoPlace, Say
+from proxy.backend.ear import Say
+from proxy.backend.program import NoPlace
 from proxy.backend.reach import Reach
 from proxy.backend.settings import BackendSettings, same_place
 from proxy.backend.slots import Slots

@@ -1,8 +1,8 @@
 """Programs in the backend's place: started, heard, ended and reaped.
 
 Knows: one program per client on a socket pair, as tcpserver runs them on a
-connection; how many may run; what they say on standard error.  Knows not:
-clients, environments (``ucspi``), SMTP.  Called by ``reach`` and ``pool``.
+connection; how many may run.  Knows not: what they say on standard error
+(``ear``), clients, environments (``ucspi``), SMTP.  Called by ``reach`` and ``pool``.
 
 A start holds the loop for a millisecond or so (vfork(2); a thread would change
 nothing, since it would hold the interpreter's lock).  An end is told by a
@@ -21,8 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-Say = Callable[[str, str], None]
-"""Level and text for the log."""
+from proxy.backend.ear import Ear, Say
 
 # A program whose connection is over has so long to end by itself, and then so
 # long again after TERM, in seconds.
@@ -31,10 +30,6 @@ KILL_SECONDS = 5.0
 
 # How patient the end of the service is, in twentieths of a second.
 _CLOSE_STEPS = 20
-
-_LINES_PER_SECOND = 50
-_LINE_MAX = 1000  # bytes
-_READ_SIZE = 65536
 
 
 class CannotStart(Exception):
@@ -98,15 +93,9 @@ class Programs:
     def __init__(self, now: Callable[[], float], say: Say) -> None:
         self._loop = asyncio.get_running_loop()
         self._now = now
-        self._say = say
         self._running: set[Program] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._ear = -1
-        self._mouth = -1
-        self._unfinished = b""
-        self._second = 0.0
-        self._lines = 0
-        self._untold = 0
+        self._ear = Ear("command", now, say)
 
     @property
     def count(self) -> int:
@@ -140,7 +129,7 @@ class Programs:
         for program in list(self._running):
             if not self._reap(program) and program.over:
                 program.hurry(now)
-        self._tell_untold()
+        self._ear.tell_untold()
 
     async def close(self) -> None:
         """End all: those that do not end by themselves soon, by signals."""
@@ -154,13 +143,7 @@ class Programs:
                 if not self._running:
                     break
                 await asyncio.sleep(0.05)
-        if self._ear >= 0:
-            self._hear()
-            self._loop.remove_reader(self._ear)
-            os.close(self._ear)
-            os.close(self._mouth)
-            self._ear = self._mouth = -1
-        self._tell_untold()
+        self._ear.close()
 
     # Inside: starting and reaping.
 
@@ -190,12 +173,11 @@ class Programs:
     ) -> tuple[socket.socket, Program]:
         ours, theirs = socket.socketpair()
         try:
-            self._listen()
             child = subprocess.Popen(
                 command,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                stderr=self._mouth,
+                stderr=self._ear.mouth,
                 env=environment,
                 # So that a signal reaches what it starts, and Ctrl-C does not.
                 process_group=0,
@@ -226,40 +208,3 @@ class Programs:
                 program.pidfd = -1
             self._wake()
         return True
-
-    # Inside: what they say.
-
-    def _listen(self) -> None:
-        """One pipe for all of them: nothing is to be set up for each."""
-        if self._ear < 0:
-            self._ear, self._mouth = os.pipe()
-            os.set_blocking(self._ear, False)
-            self._loop.add_reader(self._ear, self._hear)
-
-    def _hear(self) -> None:
-        try:
-            data = os.read(self._ear, _READ_SIZE)
-        except OSError:
-            return
-        *lines, rest = (self._unfinished + data).split(b"\n")
-        self._unfinished = rest if len(rest) < _LINE_MAX else b""
-        for line in lines if rest is self._unfinished else [*lines, rest]:
-            self._tell(line)
-
-    def _tell(self, line: bytes) -> None:
-        now = self._now()
-        if now - self._second >= 1.0:
-            self._tell_untold()
-            self._second, self._lines = now, 0
-        self._lines += 1
-        if self._lines > _LINES_PER_SECOND:
-            self._untold += 1
-            return
-        text = line[:_LINE_MAX].decode("utf-8", "backslashreplace")
-        self._say("info", f"command: {text}")
-
-    def _tell_untold(self) -> None:
-        if self._untold:
-            text = f"command: {self._untold} more lines in one second, not shown"
-            self._untold = 0
-            self._say("warning", text)

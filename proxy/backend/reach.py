@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.backend import ucspi
 from proxy.backend.client import Client, ip_address
+from proxy.backend.ear import Say
 from proxy.backend.identity import proxy_header
-from proxy.backend.program import Program, Programs, Say
+from proxy.backend.program import Program, Programs
 
 # linux/in.h and linux/in6.h; Python names none of them before 3.12.
 _TRANSPARENT = {

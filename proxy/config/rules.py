@@ -23,7 +23,21 @@ ENTRY_POINTS = "qmail_backstop.rules"
 """The group in which other distributions name their kinds of rules: the name is
 the type, the object a module like those below ``proxy.rules``."""
 
-_OURS = ("qmail", "list", "cdb", "sql", "ldap")
+_OURS = (
+    "qmail",
+    "list",
+    "cdb",
+    "sql",
+    "ldap",
+    "socketmap",
+    "tcp_table",
+    "policy",
+    "deliverabled",
+    "qmail-spp",
+    "rcptcheck",
+    "command",
+    "http",
+)
 
 
 class RuleKeys(Section):
@@ -31,6 +45,9 @@ class RuleKeys(Section):
     defaults, so that its table can be used as it stands there."""
 
     EXAMPLE: ClassVar[dict[str, object]] = {}
+
+    runs_programs: ClassVar[bool] = False
+    """Whether it starts programs, which may be set-id ones."""
 
     type: str = Field(description="The kind of source.")
 

@@ -60,6 +60,8 @@ class Session(Authenticated, Encrypted, SMTP):
     ``deadline`` is loop time in seconds by which the client must act.
     """
 
+    _rules_keep: dict[object, Any] | None = None  # see told.facts_of()
+
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER
         self._door = door

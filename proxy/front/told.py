@@ -43,7 +43,17 @@ def facts_of(session: Session) -> Facts:
         user=session._user if session._authenticated else b"",
         tls=session._tls,
         variables=session._variables,
+        extended=dialogue.extended,
+        session=_kept(session),
+        transaction=transaction,
     )
+
+
+def _kept(session: Session) -> dict[object, Any]:
+    """What rules keep for the session, made when the first of them asks."""
+    if session._rules_keep is None:
+        session._rules_keep = {}
+    return session._rules_keep
 
 
 def _socket_ends(transport: Any) -> Client:

@@ -85,6 +85,11 @@ class ControlFiles:
         """``control_readfile`` with ``constmap_init``: a list of names."""
         return self._parsed(name, parse_names)
 
+    def lines(self, name: bytes) -> list[tuple[bytes, int]] | None:
+        """``control_readfile`` alone: every entry as it stands, with its line number.
+        ``name`` may be a path, from the control directory."""
+        return self._parsed(name, entries)
+
     def map(self, name: bytes) -> Map | None:
         """``control_readfile`` with ``constmap_init`` on ``key:value`` lines."""
         return self._parsed(name, parse_map)

@@ -45,11 +45,13 @@ class Says(enum.Enum):
 
 class Finding(NamedTuple):
     """A source's answer: ``note`` says why, for people; ``reply`` is said to the
-    client in place of our own, where the source has one."""
+    client in place of our own, where the source has one.  ``undecided``: delivery
+    depends on more than the source knows."""
 
     says: Says
     note: str = ""
     reply: Reply | None = None
+    undecided: bool = False
 
 
 class SourceDown(Exception):
@@ -104,10 +106,15 @@ def _ignored(name: str, error: Exception) -> None:
     """Nobody wants to know."""
 
 
+def unsaid(level: str, text: str) -> None:
+    """Nobody wants to know."""
+
+
 class Context(NamedTuple):
     """What a rule may be built from besides its own keys.
 
-    ``root`` is where the qmail host's file system is seen.
+    ``root`` is where the qmail host's file system is seen.  ``say`` takes a level and
+    a text for the log.
     """
 
     name: str
@@ -119,6 +126,7 @@ class Context(NamedTuple):
     on_answer: OnAnswer = unheard
     on_error: OnRuleError = _ignored
     clock: Callable[[], float] = time.monotonic
+    say: Callable[[str, str], None] = unsaid
 
 
 class SourceRule:
@@ -241,7 +249,7 @@ class SourceRule:
             return None
         kind = Kind(says)
         reply = finding.reply or _REPLIES[kind]
-        return Verdict(kind, reply, self.name, note, trace=steps)
+        return Verdict(kind, reply, self.name, note, finding.undecided, trace=steps)
 
 
 _REPLIES = {

@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from proxy.smtp.reply import Reply
 
@@ -60,6 +60,10 @@ class Facts(NamedTuple):
     ``accepted`` and ``asked`` count the recipients of this transaction, the one in
     question among the latter.  ``user`` is whom AUTH accepted, ``tls`` version and
     cipher of the client's connection, ``variables`` what listen.tcprules set.
+
+    ``extended``: the client said EHLO.  ``session`` takes what a rule wants to keep
+    for the session, by the rule itself; ``None`` where there is no session.
+    ``transaction`` is another object for each MAIL.
     """
 
     helo: bytes = b""
@@ -71,6 +75,9 @@ class Facts(NamedTuple):
     user: bytes = b""
     tls: bytes = b""
     variables: Sequence[tuple[bytes, bytes]] = ()
+    extended: bool = True
+    session: dict[object, Any] | None = None
+    transaction: object = None
 
 
 class Question(NamedTuple):

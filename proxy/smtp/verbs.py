@@ -97,7 +97,8 @@ def recipient_decided(
         if verdict.permanent:
             dialogue._unknown += 1
         elif verdict.code == 421:
-            dialogue._close("harvest_defence")
+            guesser = verdict == replies.TOO_MANY_GUESSES
+            dialogue._close("harvest_defence" if guesser else "rule")
         return
     transaction = dialogue.transaction
     if transaction.broken is not None:

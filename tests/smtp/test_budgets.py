@@ -117,3 +117,9 @@ def test_a_421_to_rcpt_ends_the_session() -> None:
     driver = MemoryDriver(lambda r: replies.TOO_MANY_GUESSES)
     assert codes(driver.feed(MAIL + RCPT + b"NOOP\r\n")) == [250, 421]
     assert driver.why == "harvest_defence"
+
+
+def test_a_rule_may_end_the_session() -> None:
+    driver = MemoryDriver(lambda r: replies.HANG_UP)
+    assert codes(driver.feed(MAIL + RCPT + b"NOOP\r\n")) == [250, 421]
+    assert driver.why == "rule"

@@ -1,0 +1,57 @@
+"""Look-ups by key, of which the first that is found counts.
+
+Knows: which parts of an address are asked for.  Knows not: how.  Used by the rules
+that look keys up: ``socketmap``, ``tcp_table``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from proxy.config.values import split_list
+from proxy.rules.said import shown
+from proxy.rules.source import Finding, Says
+
+Part = Literal["address", "@domain", "local@", "domain", "local"]
+
+Parts = Annotated[
+    tuple[Part, ...],
+    BeforeValidator(split_list),
+    Field(min_length=1),
+]
+
+PARTS: Any = Field(
+    default=("address",),
+    description="What is looked up, in this order, until something is found, in lower"
+    " case as Postfix does: any of address, @domain, local@, domain, local. Postfix"
+    " itself asks these services for the address alone.",
+)
+
+
+def keys_of(parts: tuple[Part, ...], mailbox: bytes) -> list[bytes]:
+    """The keys for a mailbox, in lower case (Postfix: DICT_FLAG_FOLD_FIX)."""
+    mailbox = mailbox.lower()
+    local, _, domain = mailbox.rpartition(b"@")
+    forms: dict[Part, bytes] = {
+        "address": mailbox,
+        "@domain": b"@" + domain,
+        "local@": local + b"@",
+        "domain": domain,
+        "local": local,
+    }
+    return [forms[part] for part in parts]
+
+
+async def first(
+    keys: list[bytes], look_up: Callable[[bytes], Awaitable[bytes | None]]
+) -> Finding:
+    """What the first key that is there says: any value counts, as in Postfix's lists
+    of recipients."""
+    for key in keys:
+        value = await look_up(key)
+        if value is not None:
+            return Finding(Says.FOUND, f"{shown(key)} is there: {shown(value)}")
+    return Finding(Says.MISSING, f"{', '.join(map(shown, keys))} not there")

@@ -1,0 +1,98 @@
+"""Questions over HTTP: one request, a bounded answer, nothing followed.
+
+Knows: aiohttp, which is loaded when the first question is asked.  Knows not: what is
+asked.  Used by the rules ``http`` and ``deliverabled``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+from proxy.config.values import wrong
+from proxy.rules.source import SourceDown
+
+if TYPE_CHECKING:
+    import aiohttp
+
+BODY_MAX = 65536
+"""Bytes of an answer that are read."""
+
+
+def _checked_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        good = good and parts.port != 0 and not parts.fragment
+    except ValueError:
+        good = False
+    if not good or not text.isascii() or not text.isprintable() or " " in text:
+        raise wrong("is not a URL", 'write it like "http://127.0.0.1:8998"')
+    if parts.username is not None:
+        raise wrong("has a user in it", "let the service know us by our address")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_checked_url)]
+
+
+class Heard(NamedTuple):
+    """An answer: its status, its body, and whether it calls itself JSON."""
+
+    status: int
+    body: bytes
+    json: bool
+
+
+class Web:
+    """Asks; ``keep`` says whether connections are kept between questions."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self._keep = keep
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, method: str, url: str, data: Any = None) -> Heard:
+        """The answer to a request; ``url`` is sent as it is, ``data`` as JSON.
+
+        Redirects are not followed, no proxy of the environment is used, certificates
+        are verified.  Raises :class:`SourceDown`.
+        """
+        import aiohttp
+        from yarl import URL
+
+        session = self._session
+        if session is None or session.closed:
+            connector = aiohttp.TCPConnector(limit=0, force_close=not self._keep)
+            session = self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(),  # the rule has its own
+                auto_decompress=False,
+                headers={"Accept-Encoding": "identity"},
+            )
+        try:
+            async with session.request(
+                method, URL(url, encoded=True), json=data, allow_redirects=False
+            ) as response:
+                body = await _read(response)
+        except aiohttp.ClientError as error:
+            why = str(error) or type(error).__name__
+            raise SourceDown(f"{method} failed: {why}") from error
+        return Heard(response.status, body, "json" in response.content_type)
+
+    async def close(self) -> None:
+        """Close what is kept."""
+        if self._session is not None:
+            await self._session.close()
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > BODY_MAX:
+            response.close()
+            raise SourceDown(f"an answer of more than {BODY_MAX} bytes")
+    return body

@@ -1,0 +1,72 @@
+"""What ``check`` says of the programs and sockets that rules name."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import assemble
+from proxy.config import Config
+from proxy.config.rules import rule_module, settings_of
+from proxy.qmail.host import QmailHost
+from proxy.rules.source import Context
+from tests.support.files import Files
+
+
+def levels(kind: str, context: Context | None = None, **keys: Any) -> list[str]:
+    settings = settings_of(kind).model_validate({"type": kind, **keys})
+    context = context or Context("it", QmailHost(Files()))
+    return [each.level for each in rule_module(kind).check(settings, context)]
+
+
+@pytest.mark.parametrize("kind", ["socketmap", "tcp_table", "policy"])
+def test_sockets(kind: str, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"map": "m"} if kind == "socketmap" else {}
+    path = tmp_path / "socket"
+    where = f"unix:{path}"
+    assert levels(kind, address="127.0.0.1:1", **keys) == []
+    assert levels(kind, address=where, **keys) == ["warning"]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        assert levels(kind, address=where, **keys) == []
+    path.unlink()
+    path.write_text("")
+    assert levels(kind, address=where, **keys) == ["error"]
+
+
+@pytest.mark.parametrize("kind", ["command", "rcptcheck"])
+def test_programs(kind: str, tmp_path: Path) -> None:
+    name = "command" if kind == "command" else "program"
+
+    def found(path: str) -> list[str]:
+        keys: dict[str, Any] = {name: [path] if kind == "command" else path}
+        return levels(kind, **keys)
+
+    assert found("/bin/true") == []
+    assert found("/nonexistent/program") == ["error"]
+    assert found(str(tmp_path)) == ["error"]
+    (tmp_path / "plain").write_text("")
+    assert found(str(tmp_path / "plain")) == ["error"]
+
+
+def test_plugins(tmp_path: Path) -> None:
+    assert levels("qmail-spp") == ["error"]
+    files = Files()
+    files.control(b"smtpplugins", b"[rcpt]\n:true\nplugins/r\n[data]\nplugins/d\n")
+    context = Context("it", QmailHost(files), os.fsencode(tmp_path))
+    assert levels("qmail-spp", context) == ["error", "note"]
+    plugin = tmp_path / "var/qmail/plugins/r"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("")
+    plugin.chmod(0o755)
+    assert levels("qmail-spp", context) == ["note"]
+
+
+def test_programs_may_be_set_id() -> None:
+    rules = [{"type": "rcptcheck", "program": "/bin/true"}]
+    assert assemble.needs(Config.model_validate({"rules": rules})).set_id
+    assert not assemble.needs(Config()).set_id
