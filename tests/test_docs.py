@@ -6,11 +6,16 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
+import typer.core
+import typer.main
 
+from proxy.cli import app
 from proxy.config import Config, load
 from proxy.config.keys import key_paths
+from proxy.observe.catalogue import TABLE
 from proxy.rules import qmail as qmail_rule
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
@@ -70,10 +75,43 @@ def test_links_lead_somewhere(page: pathlib.Path, target: str) -> None:
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
-    """At once, or by one page between."""
-    linked = {(page.parent / t.partition("#")[0]).resolve() for page, t in links()}
-    missing = [name_of(page) for page in PAGES if page.resolve() not in linked]
-    assert missing == ["README.md"]
+    """At once, or by pages between."""
+    leads = [
+        (page, (page.parent / target.partition("#")[0]).resolve())
+        for page, target in links()
+    ]
+    reached = {ROOT / "README.md"}
+    while more := {to for page, to in leads if page in reached} - reached:
+        reached |= more
+    assert [name_of(page) for page in PAGES if page not in reached] == []
+
+
+def external() -> Iterator[tuple[str, str]]:
+    """Links and bare addresses that leave the project."""
+    for page in PAGES:
+        for target in re.findall(r"\w+://[^\s)>`\"']+", prose(page)):
+            yield name_of(page), target
+
+
+def test_links_to_other_places_are_well_formed() -> None:
+    """Schemes of the web have a host; nothing points to this machine's own files."""
+    for page, target in external():
+        parts = urlsplit(target)
+        assert parts.scheme not in ("file", "ftp"), (page, target)
+        if parts.scheme in ("http", "https"):
+            assert re.fullmatch(r"[a-z0-9.-]+(:\d+)?", parts.netloc), (page, target)
+
+
+def test_links_that_are_written_by_reference_are_none() -> None:
+    """[text][name] would not be seen by the tests above."""
+    for page in PAGES:
+        assert not re.findall(r"\]\[[\w -]+\]|^\[[^\]]+\]:", prose(page), re.M), page
+
+
+def test_every_file_of_deploy_is_named_in_its_readme() -> None:
+    text = (ROOT / "deploy/README.md").read_text()
+    for folder in (each for each in (ROOT / "deploy").iterdir() if each.is_dir()):
+        assert f"]({folder.name}/" in text, folder.name
 
 
 # Replies.
@@ -166,6 +204,52 @@ def test_what_has_no_effect_yet_is_said_to_have_none() -> None:
         assert f"`{key}`" in prose(page).split("## Not in effect yet")[1], key
 
 
+# Commands and metrics.
+
+COMMANDS = typer.main.get_command(app)
+
+
+def commands_named(page: pathlib.Path) -> Iterator[list[str]]:
+    """What stands behind ``backstop`` in code: its words."""
+    text = page.read_text()
+    code = [line for each in blocks(page, "sh") for line in each.splitlines()]
+    code += re.findall(r"`([^`\n]+)`", text)
+    for line in code:
+        found = re.search(r"(?:^|[|;&] |enforce )backstop ([^|;&<>#]+)", line)
+        if found:
+            yield found[1].split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_and_option_that_is_named_exists(page: pathlib.Path) -> None:
+    assert isinstance(COMMANDS, typer.core.TyperGroup)
+    for words in commands_named(page):
+        command: typer.core.TyperGroup | object = COMMANDS
+        if not words[0].startswith("-"):
+            assert words[0] in COMMANDS.commands, words
+            command = COMMANDS.commands[words[0]]
+        assert isinstance(command, (typer.core.TyperGroup, typer.core.TyperCommand))
+        options = {name for each in command.params for name in each.opts}
+        named = {w for w in words if re.fullmatch(r"--?[a-z][a-z-]*", w)}
+        assert named <= options | {"--help"}, words
+
+
+@pytest.mark.parametrize("command", sorted(getattr(COMMANDS, "commands", ())))
+def test_every_command_is_described(command: str) -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    table = text.split("## Commands and exit statuses")[1].split("\n## ")[0]
+    assert f"`backstop {command}`" in table
+
+
+METRICS = {entry.name for entry in TABLE}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_metric_that_is_named_exists(page: pathlib.Path) -> None:
+    for name in re.findall(r"\bbackstop_[a-z_]+[a-z]\b", page.read_text()):
+        assert name in METRICS, name
+
+
 # Examples.
 
 
@@ -191,9 +275,17 @@ def test_the_readmes_configuration_is_what_it_says() -> None:
     assert config.qmail.default_delivery == Config().qmail.default_delivery
 
 
+def test_the_readme_needs_ten_lines() -> None:
+    """From a running qmail to observe mode."""
+    steps = README.split("### 1. Install")[1].split("### 5. ")[0]
+    found = re.findall(r"^```sh\n(.*?)^```", steps, re.M | re.S)
+    assert 5 <= sum(block.count("\n") for block in found) <= 10
+    assert "run.before" in README.split("### Back")[1]
+
+
 def test_the_readme_moves_qmail_smtpd_and_nothing_else() -> None:
     """Its sed line, on the run script that most servers have."""
-    (line,) = re.findall(r"sed -i 's/(.+)/(.+)/' /service", README)
+    (line,) = re.findall(r"sed -i.before 's/(.+)/(.+)/' /service", README)
     pattern = line[0].replace(r"\(", "(").replace(r"\)", ")").replace(r"\|", "|")
     for port in ("smtp", "25"):
         for rest in ("/var/qmail/bin/qmail-smtpd 2>&1", "rblsmtpd qmail-smtpd"):
