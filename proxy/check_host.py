@@ -26,6 +26,7 @@ from proxy.qmail.view import OpenFile, read_all
 from proxy.qmail.walk import SUPERUSER
 
 _HOMES_SHOWN = 10
+_HOMES_TO_MISS = 2
 _FIRST_PERSON = 1000  # login.defs(5), UID_MIN
 _NOBODY = 65534
 
@@ -289,7 +290,9 @@ def _homes(host: QmailHost, files: HostFiles) -> Iterator[Finding]:
         what = "looked at as root, who may read everything"
         remedy = "so does the service: process.allow_root"
         yield files.finding(NOTE, b"/", what, remedy)
-    closed = [found for home in _homes_of_people(files) for found in _home(files, home)]
+    homes = list(_homes_of_people(files))
+    yield from _gone(files, homes)
+    closed = [found for home in homes for found in _home(files, home)]
     yield from closed[:_HOMES_SHOWN]
     if len(closed) > _HOMES_SHOWN:
         what = f"{len(closed) - _HOMES_SHOWN} more homes like these"
@@ -304,6 +307,30 @@ def _homes_of_people(files: HostFiles) -> Iterator[bytes]:
         found = account(table, name)
         if found is not None and (_is_person(found) or name == b"alias"):
             yield found.home
+
+
+def _gone(files: HostFiles, homes: list[bytes]) -> Iterator[Finding]:
+    """Places in which no home is there at all: most likely a file system that is not
+    mounted here.  qmail-getpw takes the users of missing homes for unknown."""
+    places: dict[bytes, list[bytes]] = {}
+    for home in homes:
+        places.setdefault(os.path.dirname(home.rstrip(b"/")), []).append(home)
+    for place, inside in places.items():
+        missing = [home for home in inside if _is_missing(files, home)]
+        if len(missing) == len(inside) >= _HOMES_TO_MISS:
+            what = f"none of the {len(inside)} homes of {_PASSWD.decode()} is there"
+            remedy = "is it mounted here? Mail for their owners is refused (550)"
+            yield files.finding(WARNING, place, what, remedy)
+
+
+def _is_missing(files: HostFiles, home: bytes) -> bool:
+    try:
+        files.walker.stat(home)
+    except KernelError:
+        return True
+    except CannotTell:
+        return False
+    return False
 
 
 def _is_person(found: Account) -> bool:

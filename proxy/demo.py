@@ -48,7 +48,12 @@ _DOT_QMAIL = {
 
 def lay_out(root: Path) -> None:
     """An example qmail host below ``root``: system users, an alias,
-    extensions, a virtual domain, a bouncing default."""
+    extensions, a virtual domain, a bouncing default.
+
+    Raises ``FileExistsError`` where something is already: all that is there is given
+    to one owner."""
+    if root.exists() and any(root.iterdir()):
+        raise FileExistsError(f"{root} is not empty")
     # qmail delivers to nobody whose home belongs to another, and never to
     # root; without root's rights all homes are ours.
     owner = 20001 if os.geteuid() == 0 else os.getuid()

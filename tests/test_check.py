@@ -233,6 +233,23 @@ class TestAccounts:
             " are not seen: put them into users/assign (qmail-pw2u, qmail-newu)"
         ]
 
+    @pytest.mark.parametrize("there", [0, 1])
+    def test_a_place_of_homes_that_is_not_mounted(
+        self, tmp_path: Path, there: int
+    ) -> None:
+        path = lay_out(tmp_path)
+        passwd = tmp_path / "host/etc/passwd"
+        people = [f"u{n}:x:{2000 + n}:100::/export/home/u{n}:" for n in range(3)]
+        write(passwd, passwd.read_text() + "\n".join(people) + "\n")
+        for number in range(there):
+            (tmp_path / f"host/export/home/u{number}").mkdir(parents=True)
+        expected = [
+            "warning: HOST/export/home: none of the 3 homes of /etc/passwd is there:"
+            " is it mounted here? Mail for their owners is refused (550)"
+        ]
+        found = grave(run(path)[1], tmp_path)
+        assert found == ([] if there else expected)
+
     def test_homes_that_are_closed_to_us(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
