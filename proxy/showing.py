@@ -52,6 +52,7 @@ class Showing:
 
     def tick(self) -> None:
         """Keep the numbers now and then; called once a second."""
+        self.recent.count()
         if self._server is not None:
             since = time.time() - self._sampled
             if not 0 <= since < _SAMPLE_SECONDS:

@@ -18,6 +18,9 @@ from proxy.observe.top import Counts, Top, added
 LAST, MOST = 20, 10
 """How many refusals, and how many names, are shown."""
 
+AT_ONCE = 500
+"""Refusals of one second that are counted by name."""
+
 
 class Refusal(NamedTuple):
     """A recipient that was refused, or would have been (``observed``).  What
@@ -49,6 +52,7 @@ class Recent:
         self._kept: deque[tuple[float, RecipientDecided | BackendRefusedRecipient]]
         self._kept = deque(maxlen=limit)
         self._now = now
+        self._uncounted: list[RecipientDecided | BackendRefusedRecipient] = []
         self._recipients = Top()
         self._clients = Top()
 
@@ -62,12 +66,23 @@ class Recent:
 
     def _keep(self, event: RecipientDecided | BackendRefusedRecipient) -> None:
         self._kept.append((self._now(), event))
-        self._clients.add(event.client)
-        # A name is cut, so that the places bound the memory.
-        self._recipients.add(event.recipient[:128].decode("latin-1"))
+        if len(self._uncounted) < AT_ONCE:
+            self._uncounted.append(event)
+
+    def count(self) -> None:
+        """Count those that came since the last time; called once a second.
+
+        No more than :data:`AT_ONCE` of them: in a flood a part tells as much.
+        """
+        for event in self._uncounted:
+            self._clients.add(event.client)
+            # A name is cut, so that the places bound the memory.
+            self._recipients.add(event.recipient[:128].decode("latin-1"))
+        self._uncounted.clear()
 
     def seen(self) -> Seen:
         """What this process has seen."""
+        self.count()
         return Seen(
             [_refusal(when, event) for when, event in reversed(self._kept)],
             [(visible(name), n) for name, n in self._recipients.most(MOST)],

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.observe.events import RecipientDecided
 from proxy.observe.history import SLOTS, History, Numbers
-from proxy.observe.recent import LAST, Recent, together
+from proxy.observe.recent import AT_ONCE, LAST, Recent, together
 from proxy.observe.top import Top, added
 
 DAY = 86400.0
@@ -105,3 +105,13 @@ def decided(recipient: bytes, client: str) -> RecipientDecided:
     return RecipientDecided(
         "s", client, b"", b"", recipient, "reject", "", False, "qmail", "no", said
     )
+
+
+def test_in_a_flood_a_part_is_counted() -> None:
+    recent = Recent()
+    for number in range(3 * AT_ONCE):
+        recent(decided(b"u%d@y" % (number % 2), "192.0.2.1"))
+    recent.count()
+    recent(decided(b"u0@y", "192.0.2.1"))
+    assert recent.seen().clients == [("192.0.2.1", AT_ONCE + 1)]
+    assert recent.seen().refusals[0].recipient == "u0@y"
