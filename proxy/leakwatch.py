@@ -52,7 +52,8 @@ read in that time, about a megabyte."""
 _PIECES_AT_END = 16
 _MESSAGES_MAX = 20_000
 _RECIPIENTS_MAX = 1000  # of a session, since its last message
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""A FIFO or a terminal in its place is not waited for."""
 
 
 class Follower:
@@ -127,7 +128,7 @@ class Follower:
     def _open(self) -> bool:
         self._replaced = False
         try:
-            file = os.open(self._path, _FLAGS)
+            file = os.open(self._path, OPEN_FLAGS)
         except OSError as error:
             self._wrong(error.strerror or str(error))
             return False

@@ -156,6 +156,11 @@ def test_qmails_lines_are_what_they_are(
         assert hearing.told == expected
 
 
+def test_what_qmail_makes_of_bytes() -> None:
+    """logsafe() and issafe(), qsutil.c."""
+    assert logsafe(b"a b%c\n\r\xff~!\x7f\x1f\t<>") == b"a_b_c/__~!___<>"
+
+
 @given(st.lists(hostile, max_size=20).map(b"\n".join))
 def test_files_that_are_anything(content: bytes) -> None:
     """Somebody names a wrong file, or a damaged one."""
