@@ -57,6 +57,15 @@ def test_both_kinds_of_error_are_in_it() -> None:
     }
 
 
+def test_another_log_is_no_good_news(tmp_path: Path) -> None:
+    other = tmp_path / "current"
+    other.write_text("@40000000695fd4801b54d95c tcpserver: status: 1/40\n")
+    asked = ["report", str(OURS), "--qmail-log", str(other)]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 1
+    assert "none of our 4 messages is in qmail-send's log" in result.output
+
+
 Restamp = Callable[[int, str], str]
 """Takes seconds since 1970 and nanoseconds as eight hexadecimal digits."""
 
