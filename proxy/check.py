@@ -18,6 +18,7 @@ from typing import TextIO
 
 from proxy import assemble
 from proxy.check_host import HostFiles, check_host
+from proxy.check_leakwatch import check_leakwatch
 from proxy.check_process import as_run_user
 from proxy.check_tls import check_reload, check_tls
 from proxy.check_vpopmail import check_vpopmail
@@ -84,6 +85,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     host = assemble.qmail_host(config)
     yield from _network(config, settings)
     yield from check_reload(config, settings)
+    yield from check_leakwatch(config, settings)
     yield from _names(config, settings, host)
     files = HostFiles(config, host)
     if (lost := _host_missing(settings, files)) is not None:

@@ -12,6 +12,9 @@ cost is one more look at lines that are in the kernel's cache.
 
 It never waits: of a regular file a small piece is read at a time, and no more than
 a megabyte in a second.
+
+qmail-send may have logged a message, and even its end, before qmail-smtpd's 250
+has come to us.  So lines are kept for a second before they are looked at.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import asyncio
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Callable
 
 from proxy.observe.events import (
@@ -42,9 +46,14 @@ PIECE = 1 << 16
 """Bytes that are read and looked at in one turn of the loop."""
 _IDLE_SECONDS = 0.5
 _BUSY_SECONDS = PIECE / 1_000_000
+HELD_SECONDS = 1.0
+"""How long after it was read a line is looked at; what waits is at most what is
+read in that time, about a megabyte."""
+_PIECES_AT_END = 16
 _MESSAGES_MAX = 20_000
 _RECIPIENTS_MAX = 1000  # of a session, since its last message
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""A FIFO or a terminal in its place is not waited for."""
 
 
 class Follower:
@@ -119,7 +128,7 @@ class Follower:
     def _open(self) -> bool:
         self._replaced = False
         try:
-            file = os.open(self._path, _FLAGS)
+            file = os.open(self._path, OPEN_FLAGS)
         except OSError as error:
             self._wrong(error.strerror or str(error))
             return False
@@ -152,6 +161,7 @@ class LeakWatch:
         self._sessions: dict[str, list[RecipientDecided]] = {}
         self._ledger = Ledger(self._heard, Clock(), _MESSAGES_MAX, successes=False)
         self._follower = Follower(path, say)
+        self._held: deque[tuple[float, bytes]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -241,16 +251,28 @@ class LeakWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self.look()
+            self._finish()
         self._follower.close()
 
-    def look(self) -> bool:
-        """Look at one piece of what is new; whether there was any."""
+    def look(self, now: float) -> bool:
+        """Read one piece of what is new, and look at what was read before long
+        enough; whether there was anything new.  ``now``: seconds, of any clock."""
         lines = self._follower.read()
         if lines:
-            qmail_log.feed(lines, self._ledger)
+            self._held.append((now, lines))
+        while self._held and now - self._held[0][0] >= HELD_SECONDS:
+            qmail_log.feed(self._held.popleft()[1], self._ledger)
         return bool(lines)
 
+    def _finish(self) -> None:
+        """No message of ours can come any more."""
+        for _ in range(_PIECES_AT_END):
+            if not self.look(0.0):
+                break
+        while self._held:
+            qmail_log.feed(self._held.popleft()[1], self._ledger)
+
     def _turn(self) -> None:
-        wait = _BUSY_SECONDS if self.look() else _IDLE_SECONDS
-        self._timer = asyncio.get_running_loop().call_later(wait, self._turn)
+        loop = asyncio.get_running_loop()
+        wait = _BUSY_SECONDS if self.look(loop.time()) else _IDLE_SECONDS
+        self._timer = loop.call_later(wait, self._turn)

@@ -45,8 +45,8 @@ class Asked:
 
 
 def run(asked: Asked, *, as_json: bool) -> int:
-    """Read and print; the exit status: 0, 1 if a log cannot be read or nothing of
-    ours is in it, 2 for a usage error."""
+    """Read and print; the exit status: 0, 1 if a log cannot be read, nothing of
+    ours is in it or none of our messages in qmail-send's, 2 for a usage error."""
     try:
         found = report(asked, progress=_progress)
     except UsageError as error:
@@ -60,12 +60,23 @@ def run(asked: Asked, *, as_json: bool) -> int:
     else:
         _show(text(found))
     sys.stdout.flush()
-    if any(found["recipients"].values()) or found["sessions"]["total"]:
-        return GOOD
-    sys.stderr.write(
-        "no line of ours is in there, or in that time (log.level must be info)\n"
-    )
-    return NOTHING
+    if why := _nothing(found):
+        sys.stderr.write(f"{why}\n")
+        return NOTHING
+    return GOOD
+
+
+def _nothing(found: Document) -> str:
+    """Why it tells nothing, so that nobody takes it for good news."""
+    if not any(found["recipients"].values()) and not found["sessions"]["total"]:
+        return "no line of ours is in there, or in that time (log.level must be info)"
+    messages = found["qmail"]["messages"] if "qmail" in found else None
+    if messages and messages["accepted"] and not messages["found"]:
+        return (
+            f"none of our {messages['accepted']} messages is in qmail-send's log: it is"
+            " another one, or of another time; that there are no errors says nothing"
+        )
+    return ""
 
 
 Progress = Callable[[int], AbstractContextManager[Advance]]

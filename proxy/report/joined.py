@@ -7,7 +7,7 @@ and what a leak.  Knows not: files, how it is shown, how the two are matched
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from typing import NamedTuple
 
 from proxy.report.heavy import Heavy
@@ -99,8 +99,8 @@ class Joined:
         self._wanted: Wanted = tally.wanted
         size = tally.size
         self.ledger = Ledger(self._heard, tally.clock)
-        self._sessions: dict[bytes, list[Row]] = {}
-        self._refused: dict[bytes, Row] = {}
+        self._sessions: OrderedDict[bytes, list[Row]] = OrderedDict()
+        self._refused: OrderedDict[bytes, Row] = OrderedDict()
         self.leaks = Cases(last, size)
         self.leaks_remote = Cases(last, size)
         self.false_refusals = Cases(last, size)
@@ -131,7 +131,7 @@ class Joined:
         of_session = sessions.get(row[SESSION])
         if of_session is None:
             if len(sessions) >= SESSIONS_MAX:
-                del sessions[next(iter(sessions))]
+                sessions.popitem(last=False)
             of_session = sessions[row[SESSION]] = []
         if len(of_session) < _RECIPIENTS_MAX:
             of_session.append(row)
@@ -142,7 +142,7 @@ class Joined:
         refused.pop(address, None)
         refused[address] = row
         if len(refused) > REFUSED_MAX:
-            del refused[next(iter(refused))]
+            refused.popitem(last=False)
 
     def _backend_refused(self, row: Row) -> None:
         address = plain(row[REFUSED_RECIPIENT])

@@ -17,6 +17,7 @@ counted.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -34,7 +35,8 @@ _SAME_SECONDS = 10
 """How far apart the two are where only the sender tells."""
 
 _QP = re.compile(rb"ok (\d{9,12}) qp (\d{1,20})").search
-_FORWARDED = re.compile(rb"/qp_(\d{1,20})/").search
+# qmail-local.c; forward.c and condredirect.c, which are programs of dot-qmail files.
+_FORWARDED = re.compile(rb"/(?:forward:_|condredirect:_)?qp_(\d{1,20})/").search
 
 
 Key = TypeVar("Key", int, bytes)
@@ -125,13 +127,15 @@ class Ledger:
         self._limit = limit
         self._successes = successes
         self._serial = 0
-        self._waiting: dict[int, Passed] = {}  # by serial, the oldest first
+        # The oldest is taken from many of them: next(iter()) of a plain dict
+        # passes over all that was deleted before it.
+        self._waiting: OrderedDict[int, Passed] = OrderedDict()  # by serial
         self._by_qp: dict[int, list[Passed]] = {}
         self._by_sender: dict[bytes, list[Passed]] = {}
-        self._queued: dict[int, Passed | Foreign] = {}
+        self._queued: OrderedDict[int, Passed | Foreign] = OrderedDict()
         self._foreign_qps: dict[int, int] = {}
-        self._bounces: dict[int, None] = {}
-        self._deliveries: dict[int, tuple[int, bytes, bytes]] = {}
+        self._bounces: OrderedDict[int, None] = OrderedDict()
+        self._deliveries: OrderedDict[int, tuple[int, bytes, bytes]] = OrderedDict()
         self.found = 0
         self.found_by_envelope = 0
         self.foreign = 0
@@ -194,7 +198,7 @@ class Ledger:
         """See :class:`~proxy.report.qmail_log.Listener`."""
         self._deliveries[delivery] = (message, channel, recipient)
         if len(self._deliveries) > _DELIVERIES_MAX:
-            del self._deliveries[next(iter(self._deliveries))]
+            self._deliveries.popitem(last=False)
 
     def result(self, stamp: bytes, delivery: int, report: bytes) -> None:
         """See :class:`~proxy.report.qmail_log.Listener`."""
@@ -225,7 +229,7 @@ class Ledger:
             self.bounces_of_others += 1
         self._bounces[qp] = None
         if len(self._bounces) > self._limit:
-            del self._bounces[next(iter(self._bounces))]
+            self._bounces.popitem(last=False)
 
     def ended(self, message: int) -> None:
         """See :class:`~proxy.report.qmail_log.Listener`."""

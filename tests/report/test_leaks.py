@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from proxy.leakwatch import Follower
-from proxy.observe.events import Event, MessageEnded, RecipientDecided
+from proxy.leakwatch import HELD_SECONDS, Follower, LeakWatch
+from proxy.observe.events import Event, Leaked, MessageEnded, RecipientDecided
 from proxy.observe.lines import Form, Formatter
 from proxy.report.command import Asked, report
 
@@ -91,3 +92,24 @@ def test_a_log_that_is_not_there_is_said_once(tmp_path: Path) -> None:
     )
     assert [follower.read(), follower.read()] == [b"", b""]
     assert [level for level, _ in said] == ["warning"]
+
+
+def test_a_log_that_is_ahead_of_us() -> None:
+    """qmail-send may have logged all of it before the 250 has come to us."""
+    heard: list[Event] = []
+    with tempfile.NamedTemporaryFile() as log:
+        watch = LeakWatch(log.name, heard.append, lambda level, text: None)
+        stamp = f"@{(1 << 62) + 10 + WHEN:016x}"
+        text = (QMAIL % "failure: no/").replace("@400000006b033c190a000000", stamp)
+        log.write(text.encode())
+        log.flush()
+        assert watch.look(50.0)
+        watch(DECIDED)
+        watch(ENDED)
+        assert not watch.look(50.0 + HELD_SECONDS / 2)
+        assert heard == []
+        watch.look(50.0 + HELD_SECONDS)
+        watch.close()
+    (leak,) = heard
+    assert isinstance(leak, Leaked)
+    assert (leak.recipient, leak.delivered) == (b"c@virt.test", b"v-c@virt.test")
