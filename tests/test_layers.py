@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "observe": {"observe"},
     "front": {"front", "backend", "rules", "smtp", "observe.events"},
     "config": {"config"},
-    "report": {"report", "observe.lines"},
+    "report": {"report", "observe.heavy", "observe.lines"},
     "look": {"look", "qmail"},
 }
 

@@ -19,8 +19,7 @@ from typing import NamedTuple
 from proxy.observe.history import SLOT_SECONDS, Numbers, Slot
 from proxy.observe.lines import visible
 from proxy.observe.metrics import Metrics
-from proxy.observe.recent import Refusal, Seen
-from proxy.observe.top import Counts
+from proxy.observe.recent import Counts, Refusal, Seen
 
 
 class StatusInfo(NamedTuple):

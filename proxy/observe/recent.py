@@ -7,19 +7,26 @@ of each worker; what all have seen is put together for the status page.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from proxy.observe.events import BackendRefusedRecipient, Event, RecipientDecided
+from proxy.observe.heavy import Heavy
 from proxy.observe.lines import visible
-from proxy.observe.top import Counts, Top, added
 
 LAST, MOST = 20, 10
 """How many refusals, and how many names, are shown."""
 
 AT_ONCE = 500
 """Refusals of one second that are counted by name."""
+
+
+# Names that are counted, and bytes of a name.
+_NAMES, _NAME = 1000, 128
+
+Counts = list[tuple[str, int]]
+"""Names, shown as in the log, with how often they came up at least."""
 
 
 class Refusal(NamedTuple):
@@ -53,8 +60,8 @@ class Recent:
         self._kept = deque(maxlen=limit)
         self._now = now
         self._uncounted: list[RecipientDecided | BackendRefusedRecipient] = []
-        self._recipients = Top()
-        self._clients = Top()
+        self._recipients = Heavy(_NAMES)
+        self._clients = Heavy(_NAMES)
 
     def __call__(self, event: Event) -> None:
         """Keep it, if it is one."""
@@ -74,19 +81,20 @@ class Recent:
 
         No more than :data:`AT_ONCE` of them: in a flood a part tells as much.
         """
-        for event in self._uncounted:
-            self._clients.add(event.client)
-            # A name is cut, so that the places bound the memory.
-            self._recipients.add(event.recipient[:128].decode("latin-1"))
-        self._uncounted.clear()
+        events, self._uncounted = self._uncounted, []
+        clients = Counter(event.client for event in events)
+        encoded = {name.encode("latin-1", "replace"): n for name, n in clients.items()}
+        self._clients.add(encoded)
+        # A name is cut, so that the number of names bounds the memory.
+        self._recipients.add(Counter(event.recipient[:_NAME] for event in events))
 
     def seen(self) -> Seen:
         """What this process has seen."""
         self.count()
         return Seen(
             [_refusal(when, event) for when, event in reversed(self._kept)],
-            [(visible(name), n) for name, n in self._recipients.most(MOST)],
-            self._clients.most(MOST),
+            _named(self._recipients.top(MOST)),
+            _named(self._clients.top(MOST)),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -107,9 +115,21 @@ def together(here: Seen, others: Iterable[Mapping[str, Any]]) -> Seen:
     refusals.sort(key=lambda refusal: refusal.when, reverse=True)
     return Seen(
         refusals[:LAST],
-        added((seen.recipients for seen in all_seen), MOST),
-        added((seen.clients for seen in all_seen), MOST),
+        _added(seen.recipients for seen in all_seen),
+        _added(seen.clients for seen in all_seen),
     )
+
+
+def _named(counts: list[tuple[bytes, int]]) -> Counts:
+    return [(visible(name), number) for name, number in counts]
+
+
+def _added(lists: Iterable[Counts]) -> Counts:
+    """The most frequent names of several lists."""
+    total: Counter[str] = Counter()
+    for counts in lists:
+        total.update(dict(counts))
+    return sorted(total.items(), key=lambda item: (-item[1], item[0]))[:MOST]
 
 
 def _refusal(when: float, event: RecipientDecided | BackendRefusedRecipient) -> Refusal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from proxy.report.heavy import Heavy
+from proxy.observe.heavy import Heavy
 from proxy.report.joined import Case, Cases, Joined
 from proxy.report.tally import DIMENSIONS, GROUPS, Tally, merged
 

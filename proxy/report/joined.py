@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from typing import NamedTuple
 
-from proxy.report.heavy import Heavy
+from proxy.observe.heavy import Heavy
 from proxy.report.ledger import (
     Delivery,
     Foreign,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
-from proxy.report.heavy import Heavy
+from proxy.observe.heavy import Heavy
 from proxy.report.our_log import (
     CLIENT,
     DISCONNECT_WHY,

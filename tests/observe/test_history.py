@@ -9,7 +9,6 @@ import pytest
 from proxy.observe.events import RecipientDecided
 from proxy.observe.history import SLOTS, History, Numbers
 from proxy.observe.recent import AT_ONCE, LAST, Recent, together
-from proxy.observe.top import Top, added
 
 DAY = 86400.0
 NOON = 20_000 * DAY + DAY / 2
@@ -68,20 +67,17 @@ def test_a_worker_that_is_new_takes_nothing_away() -> None:
     assert history.days(1, NOON) == Numbers(105, 0, 0)
 
 
-def test_top_keeps_the_frequent_in_bounded_memory() -> None:
-    top = Top(100)
-    for number in range(10_000):
-        top.add(f"rare{number}")
-        if number % 3 == 0:
-            top.add("often")
-    assert len(top._counts) <= 101
-    name, count = top.most(1)[0]
-    assert name == "often"
-    assert count <= 3334
-
-
-def test_added_lists() -> None:
-    assert added([[("a", 2), ("b", 1)], [("b", 3)]], 1) == [("b", 4)]
+def test_the_frequent_is_kept_in_bounded_memory() -> None:
+    recent = Recent()
+    for number in range(30_000):
+        name = b"often@y" if number % 3 == 0 else b"rare%d@y" % number
+        recent(decided(name, "192.0.2.1"))
+        if number % AT_ONCE == 0:
+            recent.count()
+    assert len(recent._recipients.items()) <= 2000
+    shown, count = recent.seen().recipients[0]
+    assert shown == "often@y"
+    assert count <= 10_000
 
 
 def test_what_workers_saw_together() -> None:

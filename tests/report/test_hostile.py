@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.observe.heavy import Heavy
 from proxy.observe.lines import Form
-from proxy.report.heavy import Heavy
 from proxy.report.our_log import RECIPIENT, SENDER, VERDICT, plain, rows
 from proxy.report.qmail_log import feed, logsafe
 from proxy.report.stamp import Clock, read_moment

@@ -2,7 +2,7 @@
 
 Knows: the Misra-Gries summary ("Finding repeated elements", 1982), merged in
 batches as in "Mergeable summaries" (Agarwal and others, 2012).  Knows not: what
-is counted.  Called by the report.
+is counted.  Called by the report and by :mod:`proxy.observe.recent`.
 """
 
 from __future__ import annotations
