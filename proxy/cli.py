@@ -98,8 +98,12 @@ def explain(
         ),
     ],
     sender: Annotated[
-        str, typer.Option(metavar="REVERSE-PATH", help="The sender; default <>.")
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="REVERSE-PATH",
+            help="The sender; <> for a bounce. Default: anybody@sender.invalid.",
+        ),
+    ] = None,
     client: Annotated[
         str, typer.Option(metavar="IP", help="The client's address.")
     ] = "",
@@ -127,12 +131,13 @@ def explain(
     except ConfigError as error:
         raise _config_error(error) from error
     from proxy import explain as explanation
+    from proxy.rules.verdict import ANYBODY
 
     if relayclient is None:
         # Set but empty counts (qmail-smtpd.8), which a shell can only say so.
         relayclient = os.environ.get("RELAYCLIENT")
     asked = explanation.Circumstances(
-        explanation.read_sender(os.fsencode(sender)),
+        ANYBODY if sender is None else explanation.read_sender(os.fsencode(sender)),
         client,
         None if relayclient is None else os.fsencode(relayclient),
     )

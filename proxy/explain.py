@@ -24,7 +24,7 @@ from proxy import assemble
 from proxy.config import Config
 from proxy.explain_client import ClientStep, standing
 from proxy.rules.engine import Closable, Engine
-from proxy.rules.verdict import Kind, Question, Verdict
+from proxy.rules.verdict import ANYBODY, Kind, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.command import has_control
 from proxy.smtp.path import read_path
@@ -43,7 +43,7 @@ _WIDTH = 80
 class Circumstances:
     """What is asked besides the recipient."""
 
-    sender: bytes = b""
+    sender: bytes = ANYBODY
     client: str = ""
     relayclient: bytes | None = None
 

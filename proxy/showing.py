@@ -21,7 +21,7 @@ from proxy.observe.page import Explained, StatusInfo
 from proxy.observe.recent import Recent, Seen, together
 from proxy.observe.status import Access, StatusServer
 from proxy.rules.engine import Engine
-from proxy.rules.verdict import Question, Verdict
+from proxy.rules.verdict import ANYBODY, Question, Verdict
 
 Others = Callable[[], Sequence[Mapping[str, Any]]]
 """The snapshots of the other workers."""
@@ -125,7 +125,7 @@ def _is_local(host: str) -> bool:
 
 
 async def _explained(engine: Engine, address: bytes) -> Explained:
-    answer = engine.ask(Question(address))
+    answer = engine.ask(Question(address, ANYBODY))
     verdict = answer if isinstance(answer, Verdict) else await answer
     kind = verdict.observed or verdict.kind
     return Explained(

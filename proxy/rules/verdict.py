@@ -80,6 +80,11 @@ class Facts(NamedTuple):
     transaction: object = None
 
 
+ANYBODY = b"anybody@sender.invalid"
+"""A reverse-path for questions about ordinary mail: what no real sender has (RFC
+2606), and no bounce."""
+
+
 class Question(NamedTuple):
     """What a rule is asked: may ``sender`` write to ``recipient``?
 
