@@ -13,7 +13,9 @@ from pydantic import BeforeValidator, Field
 
 from proxy.config.values import split_list
 from proxy.rules.said import shown
-from proxy.rules.source import Finding, Says
+from proxy.rules.source import BaseSource, Finding, Says
+from proxy.rules.verdict import Question
+from proxy.rules.wires import Wires
 
 Part = Literal["address", "@domain", "local@", "domain", "local"]
 
@@ -43,6 +45,30 @@ def keys_of(parts: tuple[Part, ...], mailbox: bytes) -> list[bytes]:
         "local": local,
     }
     return [forms[part] for part in parts]
+
+
+class KeyedSource(BaseSource):
+    """Looks the keys of a mailbox up over kept connections; ``_look_up`` is the
+    protocol's own, ``_asks`` what ``explain`` says before the keys."""
+
+    def __init__(self, parts: tuple[Part, ...], asks: str, wires: Wires) -> None:
+        self._parts = parts
+        self._asks = asks
+        self._wires = wires
+
+    def query(self, question: Question) -> str:
+        keys = keys_of(self._parts, question.mailbox)
+        return f"{self._asks} {', '.join(map(shown, keys))}"
+
+    async def ask(self, question: Question) -> Finding:
+        return await first(keys_of(self._parts, question.mailbox), self._look_up)
+
+    async def close(self) -> None:
+        await self._wires.close()
+
+    async def _look_up(self, key: bytes) -> bytes | None:
+        """The value; ``None`` without one.  Raises what the service's trouble is."""
+        raise NotImplementedError
 
 
 async def first(

@@ -15,12 +15,11 @@ from pydantic import AfterValidator, Field
 
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import BackendAddress, wrong
-from proxy.rules.keyed import PARTS, Parts, first, keys_of
+from proxy.rules.keyed import PARTS, KeyedSource, Parts
 from proxy.rules.pointed import service
 from proxy.rules.said import shown
-from proxy.rules.source import BaseSource, Context, Finding, SourceDown, SourceRule
+from proxy.rules.source import Context, SourceDown, SourceRule
 from proxy.rules.trouble import Trouble
-from proxy.rules.verdict import Question
 from proxy.rules.wires import Wires, opener
 
 ANSWER_MAX = 100_000
@@ -54,25 +53,13 @@ class Settings(RemoteKeys):
     keys: Parts = PARTS
 
 
-class Socketmap(BaseSource):
+class Socketmap(KeyedSource):
     """Asks ``MAP KEY`` for each key."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        wires = Wires(opener(settings.address), ANSWER_MAX + _LENGTH_MAX + 1)
+        super().__init__(settings.keys, settings.map, wires)
         self._map = settings.map.encode("ascii")
-        self._wires = Wires(opener(settings.address), ANSWER_MAX + _LENGTH_MAX + 1)
-
-    def query(self, question: Question) -> str:
-        keys = keys_of(self._settings.keys, question.mailbox)
-        return f"{self._settings.map} {', '.join(map(shown, keys))}"
-
-    async def ask(self, question: Question) -> Finding:
-        return await first(
-            keys_of(self._settings.keys, question.mailbox), self._look_up
-        )
-
-    async def close(self) -> None:
-        await self._wires.close()
 
     async def _look_up(self, key: bytes) -> bytes | None:
         answer = await self._wires.ask(netstring(self._map + b" " + key), read_answer)

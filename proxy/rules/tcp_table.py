@@ -14,12 +14,11 @@ from pydantic import Field
 
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import BackendAddress
-from proxy.rules.keyed import PARTS, Parts, first, keys_of
+from proxy.rules.keyed import PARTS, KeyedSource, Parts
 from proxy.rules.pointed import service
 from proxy.rules.said import shown
-from proxy.rules.source import BaseSource, Context, Finding, SourceDown, SourceRule
+from proxy.rules.source import Context, SourceDown, SourceRule
 from proxy.rules.trouble import Trouble
-from proxy.rules.verdict import Question
 from proxy.rules.wires import Wires, opener
 
 ANSWER_MAX = 4096
@@ -40,24 +39,12 @@ class Settings(RemoteKeys):
     keys: Parts = PARTS
 
 
-class TcpTable(BaseSource):
+class TcpTable(KeyedSource):
     """Asks ``get KEY`` for each key."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._wires = Wires(opener(settings.address), ANSWER_MAX)
-
-    def query(self, question: Question) -> str:
-        keys = keys_of(self._settings.keys, question.mailbox)
-        return f"get {', '.join(map(shown, keys))}"
-
-    async def ask(self, question: Question) -> Finding:
-        return await first(
-            keys_of(self._settings.keys, question.mailbox), self._look_up
-        )
-
-    async def close(self) -> None:
-        await self._wires.close()
+        wires = Wires(opener(settings.address), ANSWER_MAX)
+        super().__init__(settings.keys, "get", wires)
 
     async def _look_up(self, key: bytes) -> bytes | None:
         answer = await self._wires.ask(b"get " + encoded(key) + b"\n", read_answer)
