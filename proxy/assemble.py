@@ -12,13 +12,13 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from proxy import capabilities
 from proxy.config import Config, ConfigError
 from proxy.config.model import Backend as BackendKeys
 from proxy.config.rules import RuleKeys, rule_module, rule_names
 from proxy.front.trusted import Trusted
 from proxy.interfaces import interface_addresses
-from proxy.privileges import Needs
+from proxy.process import capabilities
+from proxy.process.privileges import Needs
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
@@ -148,7 +148,7 @@ def _rule(config: Config, number: int, context: Context) -> Rule:
     try:
         rule: Rule = rule_module(keys.type).build(keys, context)
     except RuleError as error:
-        from proxy.rule_problems import problem_of
+        from proxy.check.rules import problem_of
 
         problems = [problem_of(config, number, each) for each in error.troubles]
         raise ConfigError(problems) from error

@@ -1,7 +1,7 @@
 """PEM files become TLS contexts, each tried before it is used.
 
 Knows: OpenSSL by Python's ``ssl``, what an administrator gets wrong with
-certificates.  Knows not: when files are read.  Called by ``process`` (with
+certificates.  Knows not: when files are read.  Called by ``process.serve`` (with
 root's rights), the service (at the start and on HUP) and ``check``.
 
 A certificate is tried as a client would: a handshake in memory, in which it is

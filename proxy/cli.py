@@ -81,7 +81,7 @@ def serve(config: ConfigOption = None) -> None:
         settings = read()
     except ConfigError as error:
         raise _config_error(error) from error
-    from proxy import process
+    from proxy.process import serve as process
 
     raise typer.Exit(process.run(settings, read))
 
@@ -157,7 +157,7 @@ def check(as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
     Exit status: 0 good, 1 something is wrong, 2 the configuration itself is.
     """
-    from proxy import check as checks
+    from proxy.check import command as checks
 
     raise typer.Exit(checks.run(config, os.environ, as_json=as_json))
 
@@ -296,7 +296,7 @@ def _check_ip(text: str) -> None:
 
 def _as_the_service(settings: Config) -> None:
     """Be its user, if it may not read everything: the answers are the same."""
-    from proxy import privileges
+    from proxy.process import privileges
 
     try:
         privileges.settle(settings.process)

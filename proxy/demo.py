@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import cast
 
 from proxy.config import Config
-from proxy.loops import run_loop
 from proxy.observe.log import Logger
+from proxy.process.loops import run_loop
 from proxy.service import Service
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue

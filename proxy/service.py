@@ -2,7 +2,7 @@
 
 Knows: every part, by its constructor only; signals; the order of start and
 stop.  Knows not: SMTP, qmail, how many processes there are, whose rights they
-have.  Called by ``process`` and ``demo``.
+have.  Called by ``process.serve`` and ``demo``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from proxy import __version__, assemble, capabilities
+from proxy import __version__, assemble
 from proxy.backend.choice import Backends
 from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
@@ -29,17 +29,18 @@ from proxy.front.sockets import bind_all, bind_status, bind_trouble, shown
 from proxy.front.tls import ServerTls
 from proxy.front.tls_session import TlsSession
 from proxy.leakwatch import LeakWatch
-from proxy.notify import Tell
 from proxy.observe.events import Event, Observer
 from proxy.observe.log import Logger
 from proxy.observe.metrics import Metrics
 from proxy.observe.page import StatusInfo
 from proxy.observe.quota import Limiter
+from proxy.process import capabilities
+from proxy.process.notify import Tell
+from proxy.process.workers import Board
 from proxy.qmail.host import QmailHost
 from proxy.rules.engine import Engine
 from proxy.showing import Showing
 from proxy.watch import Watch
-from proxy.workers import Board
 
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 0.02
@@ -56,7 +57,7 @@ class StartError(Exception):
 
 
 def _tell_nobody(what: str, text: str) -> None:
-    """A :data:`~proxy.notify.Tell` without a supervisor."""
+    """A :data:`~proxy.process.notify.Tell` without a supervisor."""
 
 
 class Share(NamedTuple):

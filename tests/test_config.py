@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from proxy.cli import app
 from proxy.config import Address, Config, ConfigError, load, read_address
+from proxy.config.docs import example
 from proxy.config.keys import key_paths
-from proxy.config_docs import example
 
 HERE = pathlib.Path(__file__).parent
 BAD = sorted(path.name for path in (HERE / "bad_configs").iterdir())

@@ -53,7 +53,7 @@ LIBRARIES = {
     "click": {"cli"},
     "rich": {
         "explain",
-        "check",
+        "check.command",
         "cli",
         "terminal",
         "report.command",
@@ -61,7 +61,7 @@ LIBRARIES = {
     },
     "sqlalchemy": {"rules.database"},
     "dns": {"doctor.names"},
-    "uvloop": {"loops"},
+    "uvloop": {"process.loops"},
     "compression": {"report.sources"},  # the standard library's, from 3.14 on
 }
 

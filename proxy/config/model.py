@@ -2,7 +2,7 @@
 
 Knows: names, types, defaults, texts.  Knows not: where values come from, what
 the keys of a table are (:mod:`proxy.config.keys`).
-``proxy.config_docs`` makes config.example.toml of it, in this order.
+``proxy.config.docs`` makes config.example.toml of it, in this order.
 """
 
 from __future__ import annotations

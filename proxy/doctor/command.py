@@ -12,14 +12,16 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from proxy import assemble, check, privileges
-from proxy.check_process import in_a_child
+from proxy import assemble
+from proxy.check import command as check
+from proxy.check.finding import ERROR, WARNING, Finding
+from proxy.check.process import in_a_child
 from proxy.config import Config, ConfigError, load
 from proxy.doctor import backend, front, machine, names, show
 from proxy.doctor.reading import reading
 from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, worst
-from proxy.finding import ERROR, WARNING, Finding
-from proxy.privileges import PrivilegeError
+from proxy.process import privileges
+from proxy.process.privileges import PrivilegeError
 from proxy.qmail.control import ControlError
 from proxy.qmail.errors import CannotTell, KernelError
 

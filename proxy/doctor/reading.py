@@ -11,7 +11,7 @@ import stat as stat_bits
 from collections.abc import Callable, Iterator
 
 from proxy import assemble
-from proxy.check_host import HostFiles
+from proxy.check.host import HostFiles
 from proxy.config import Config
 from proxy.config.problem import printable
 from proxy.doctor.result import GREEN, YELLOW, Result, several

@@ -1,7 +1,7 @@
 """Socket activation: listening sockets that a supervisor has bound already.
 
 Knows: sd_listen_fds(3), which systemd, s6-fdholder's and others' tools speak.
-Knows not: who serves on the sockets.  Called by ``process`` before anything is
+Knows not: who serves on the sockets.  Called by ``process.serve`` before anything is
 bound.
 
 Descriptors from 3 on are ours if LISTEN_PID is our process; LISTEN_FDNAMES may

@@ -1,7 +1,7 @@
 """What is wrong with a rule or with what it points to, told so that it can be mended.
 
 Knows: a key or a file, what is wrong there, the remedy.  Knows not: how it is shown
-(``proxy.rule_problems``).  Raised while a rule is built; given by its ``check``.
+(``proxy.check.rules``).  Raised while a rule is built; given by its ``check``.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def open_python() -> str:
     """A Python of this version that everybody may run; ``""`` without one."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        command = [*as_nobody(), python, "-c", "import proxy.process"]
+        command = [*as_nobody(), python, "-c", "import proxy.process.serve"]
         try:
             tried = subprocess.run(
                 command, env=environment(modules()), capture_output=True, timeout=60

@@ -12,7 +12,7 @@ from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
-from proxy.workers import Board
+from proxy.process.workers import Board
 from tests.live.process import Served, Settings, environment, serving, write_config
 from tests.support.backend import FakeQmail
 from tests.support.smtp_client import RawClient

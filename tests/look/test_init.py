@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from proxy import __version__, privileges
-from proxy.check_process import in_a_child
+from proxy import __version__
+from proxy.check.process import in_a_child
 from proxy.cli import app
 from proxy.config import load
 from proxy.config.process import Process
+from proxy.process import privileges
 from tests.support import old_hosts
 from tests.support.rights import let_all_enter
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from proxy import privileges
-from proxy.check_process import in_a_child
+from proxy.check.process import in_a_child
 from proxy.config.process import Process
+from proxy.process import privileges
 
 T = TypeVar("T")
 _NOBODY = "65534"

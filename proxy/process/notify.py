@@ -1,7 +1,7 @@
 """Telling the supervisor: ready, reloading, stopping, still alive.
 
 Knows: sd_notify(3), a datagram to $NOTIFY_SOCKET, and s6's newline on a
-descriptor.  Knows not: when any of that is so.  Called by ``process`` and
+descriptor.  Knows not: when any of that is so.  Called by ``serve`` and
 ``workers``, in the process that the supervisor started.  Without a supervisor
 that listens, nothing happens.
 """

@@ -2,7 +2,7 @@
 
 Knows: how to start workers, pass signals on, replace one that dies, add up
 their numbers, tell the supervisor.  Knows not: what a worker does (``service``).
-Called by ``process``.
+Called by ``serve``.
 
 The parent binds a socket of its own for each worker and address (SO_REUSEPORT:
 the kernel spreads connections evenly) and keeps it open, so that what waits in
@@ -23,9 +23,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from proxy import capabilities
 from proxy.front.common import Common
-from proxy.notify import Tell
+from proxy.process import capabilities
+from proxy.process.notify import Tell
 
 _SLOT = 1 << 18
 _HEAD = struct.Struct("<QI")

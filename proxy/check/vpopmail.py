@@ -1,14 +1,14 @@
 """``backstop check``, vpopmail's part: what of it is not known here.
 
 Knows: how to ask the decision about each virtual domain.  Knows not: what
-vdelivermail does (:mod:`proxy.qmail.vpopmail`).  Called by ``check``.
+vdelivermail does (:mod:`proxy.qmail.vpopmail`).  Called by ``command``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from proxy.finding import NOTE, WARNING, Finding, Settings
+from proxy.check.finding import NOTE, WARNING, Finding, Settings
 from proxy.qmail.control import ControlError
 from proxy.qmail.decide import Decision, decide
 from proxy.qmail.errors import CannotTell, KernelError

@@ -20,18 +20,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from proxy import assemble, certificates, privileges
+from proxy import assemble, certificates
 from proxy.certificates import TlsError
 from proxy.config import Config, ConfigError
 from proxy.front.activation import ActivationError, inherited
 from proxy.front.sockets import BindError, bind_all, bind_status, shown
 from proxy.front.tls import ServerTls
-from proxy.loops import event_loop, run_loop
-from proxy.notify import Notifier, NotifyError, Tell
 from proxy.observe.log import Logger, Schedule
-from proxy.privileges import PrivilegeError, Rights
+from proxy.process import privileges
+from proxy.process.loops import event_loop, run_loop
+from proxy.process.notify import Notifier, NotifyError, Tell
+from proxy.process.privileges import PrivilegeError, Rights
+from proxy.process.workers import Board, Parent, Say
 from proxy.service import Reload, Service, Share, StartError
-from proxy.workers import Board, Parent, Say
 
 CANNOT_START = 2
 _LOG_SECONDS = 0.02

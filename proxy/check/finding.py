@@ -1,7 +1,7 @@
 """What a check found, and how grave it is.
 
 Knows: errors, warnings, notes; where a setting was set.  Knows not: any check.
-Used by ``check`` and ``check_host``.
+Used by every part of ``check``, and by ``doctor``.
 """
 
 from __future__ import annotations

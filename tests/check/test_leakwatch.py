@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from proxy.check import findings
+from proxy.check.command import findings
+from proxy.check.finding import WARNING
 from proxy.cli import app
 from proxy.config import load
-from proxy.finding import WARNING
 from tests.live.surroundings import NOBODY, wants_root
 from tests.support.small_host import lay_out
 

@@ -2,7 +2,7 @@
 
 Knows: that files are looked at by the user that serves, not by the one that
 checks; how to be that user for a while.  Knows not: what is looked at.  Called
-by ``check``.
+by ``command``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from proxy import assemble, privileges
+from proxy import assemble
+from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.config import Config
-from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
-from proxy.privileges import PrivilegeError
+from proxy.process import privileges
+from proxy.process.privileges import PrivilegeError
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 Knows: which of it ``serve`` does with root's rights, and which as the user that
 it becomes.  Knows not: what may be wrong with a certificate (``certificates``).
-Called by ``check``.
+Called by ``command``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from proxy.certificates import (
     files,
     server_tls,
 )
+from proxy.check.finding import ERROR, WARNING, Finding, Settings
 from proxy.config import Config
-from proxy.finding import ERROR, WARNING, Finding, Settings
 
 
 def check_tls(config: Config, settings: Settings) -> Iterator[Finding]:

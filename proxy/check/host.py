@@ -1,8 +1,8 @@
 """``backstop check``, the qmail host's part: the files that decide.
 
 Knows: which files qmail and the front door need, and what is likely a slip in
-them.  Knows not: the configuration's own sense (``check``).  Called by
-``check``.
+them.  Knows not: the configuration's own sense (``command``).  Called by
+``command``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import struct
 from collections.abc import Callable, Iterator
 
 from proxy import assemble
+from proxy.check.finding import ERROR, NOTE, WARNING, Finding
 from proxy.config import Config, Problem
 from proxy.config.problem import printable
-from proxy.finding import ERROR, NOTE, WARNING, Finding
 from proxy.qmail.cdb import CdbError, cdb_get
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError

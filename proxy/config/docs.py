@@ -1,7 +1,7 @@
 """config.example.toml, made from the models: every key, described.
 
 Knows: how a documented TOML file looks.  Knows not: any key.  Run as
-``python -m proxy.config_docs > config.example.toml``; a test holds the file
+``python -m proxy.config.docs > config.example.toml``; a test holds the file
 equal to it.
 """
 

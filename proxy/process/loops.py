@@ -1,6 +1,6 @@
 """The event loop: uvloop's where it is installed.
 
-Knows: that uvloop may be absent.  Knows not: what runs on it.  Called by ``process``
+Knows: that uvloop may be absent.  Knows not: what runs on it.  Called by ``serve``
 and ``demo``.
 """
 

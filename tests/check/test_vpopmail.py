@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from proxy import assemble
-from proxy.check_vpopmail import check_vpopmail
+from proxy.check.finding import Settings
+from proxy.check.vpopmail import check_vpopmail
 from proxy.config import Config
 from proxy.config.vpopmail import Vpopmail
-from proxy.finding import Settings
 from tests.support.files import Files
 from tests.support.vpopmail_host import (
     HOME,

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import TextIO
 
 from proxy import assemble
-from proxy.check_host import HostFiles, check_host
-from proxy.check_leakwatch import check_leakwatch
-from proxy.check_process import as_run_user
-from proxy.check_tls import check_reload, check_tls
-from proxy.check_vpopmail import check_vpopmail
+from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
+from proxy.check.host import HostFiles, check_host
+from proxy.check.leakwatch import check_leakwatch
+from proxy.check.process import as_run_user
+from proxy.check.rules import check_rules
+from proxy.check.tls import check_reload, check_tls
+from proxy.check.vpopmail import check_vpopmail
 from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
-from proxy.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.interfaces import interface_addresses
 from proxy.qmail.host import QmailHost
-from proxy.rule_problems import check_rules
 from proxy.rules.source import Context
 
 GOOD, WRONG, BAD_CONFIG = 0, 1, 2

@@ -1,7 +1,7 @@
 """``backstop check``, the leak watch's part: can its log be followed?
 
 Knows: who has to read it, and what qmail-send's log looks like.  Knows not: how it
-is followed (``leakwatch``).  Called by ``check``, as the user that serves.
+is followed (``leakwatch``).  Called by ``command``, as the user that serves.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 import stat
 from collections.abc import Iterator
 
+from proxy.check.finding import WARNING, Finding, Settings
 from proxy.config import Config
-from proxy.finding import WARNING, Finding, Settings
 from proxy.leakwatch import OPEN_FLAGS
 
 _PIECE = 1 << 16

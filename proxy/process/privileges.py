@@ -2,7 +2,7 @@
 
 Knows: which user the front door becomes, what it keeps, how to see that there
 is no way back.  Knows not: sockets, signals, what is read with the right that
-is kept.  Called by ``process`` when all sockets are bound, and by ``check``
+is kept.  Called by ``serve`` when all sockets are bound, and by ``check``
 and ``explain``, which look at files as the service would.
 
 What is kept is CAP_DAC_READ_SEARCH: dot-qmail files in homes of mode 0700 are
@@ -24,8 +24,8 @@ import pwd
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from proxy import capabilities
 from proxy.config.process import Process
+from proxy.process import capabilities
 
 USUAL_USERS = ("backstop", "qmaild", "nobody")
 """Who the front door is where nothing is configured: the first that exists.

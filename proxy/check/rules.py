@@ -1,7 +1,7 @@
 """What rules find wrong with themselves, told as every other problem is.
 
 Knows: where a rule's keys and files stand.  Knows not: any rule.  Called by
-``assemble`` when rules are built, and by ``check``.
+``assemble`` when rules are built, and by ``command``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from proxy.check.finding import ERROR, Finding, Settings
 from proxy.config import Config, Problem
 from proxy.config.problem import printable
 from proxy.config.rules import rule_module
-from proxy.finding import ERROR, Finding, Settings
 from proxy.rules.source import Context
 from proxy.rules.trouble import Trouble
 
