@@ -99,7 +99,7 @@ async def test_what_is_told_of_each(
     both = behind(settings, table(other), table(fake, backup=True))
     async with serving(tmp_path, both) as served:
         down, up = f"127.0.0.1:{other.port}", f"127.0.0.1:{fake.port}"
-        assert f"backend {down} {up}" in served.log
+        assert f"backend {down} {up}" in await served.said(" serves ")
         assert await deliver(served) == [250, 250, 354, 250]
         assert f"backend={up}" in await served.said("event=message")
         assert f"backend={down}" in await served.said("event=backend-failed")
