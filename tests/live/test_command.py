@@ -64,7 +64,7 @@ def is_there(pid: int) -> bool:
 
 
 async def nobody_left(served: Served) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while children(served):
             await asyncio.sleep(0.02)
 

@@ -25,7 +25,7 @@ async def metric(served: Served, name: str, label: str) -> int:
 async def test_a_backend_that_is_down(
     tmp_path: Path, settings: Settings, fake: FakeQmail
 ) -> None:
-    await fake.stop()
+    await fake.go_down()
     times = 5 * LINES_MAX
     stubborn = {"backend.breaker_failures": 0}
     async with serving(tmp_path, {**settings, **stubborn}) as served:

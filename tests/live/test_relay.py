@@ -108,7 +108,7 @@ async def test_the_interlock_finds_a_backend_that_relays(
 async def test_a_backend_that_cannot_be_asked(
     tmp_path: Path, asking: Settings, fake: FakeQmail
 ) -> None:
-    await fake.stop()
+    await fake.go_down()
     async with serving(tmp_path, asking) as served:
         line = await served.said("interlock:")
         assert "level=warning" in line

@@ -101,7 +101,7 @@ async def test_the_status_server(
 async def test_readiness_follows_the_backend(
     tmp_path: Path, settings: Settings, fake: FakeQmail
 ) -> None:
-    await fake.stop()
+    await fake.go_down()
     async with serving(tmp_path, settings) as served:
         assert await codes_for(served, b"alice@example.test") == [451]
         status, text = await served.get("/readyz")

@@ -154,7 +154,7 @@ async def test_others_do_not_wait_for_a_slow_database(
             await slow.command(b"MAIL FROM:<>")
             asked = asyncio.ensure_future(slow.command(b"RCPT TO:<slow@example.test>"))
             look = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await asyncio.to_thread(server.sql, look) != "1\n":
                     pass
             got = await quick.deliver(b"", [b"alice@example.test"], b"x\r\n")

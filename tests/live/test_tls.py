@@ -145,15 +145,17 @@ async def test_swaks(
 async def test_postfixs_own_look_at_tls(tmp_path: Path, secure: Settings) -> None:
     """posttls-finger(1) is Postfix's client, at the level ``encrypt`` and above."""
     authority = write_authority(tmp_path)
-    finger = program("posttls-finger", "postfix")
+    path = program("posttls-finger", "postfix")
+    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\n")
+    finger = ("env", f"MAIL_CONFIG={tmp_path}", path)
     async with serving(tmp_path, secure) as served:
         where = f"[127.0.0.1]:{served.port}"
-        status, text = await ran(finger, "-c", "-l", "encrypt", where)
+        status, text = await ran(*finger, "-c", "-l", "encrypt", where)
         assert status == 0, text
         assert "Anonymous" not in text
         assert "TLS connection established" in text
         verified = ("-l", "secure", "-F", authority, where, NAME)
-        status, text = await ran(finger, "-c", *verified)
+        status, text = await ran(*finger, "-c", *verified)
         assert status == 0, text
         assert "Verified TLS connection established" in text
 
