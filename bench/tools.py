@@ -111,12 +111,17 @@ def held(port: int, count: int, clients: int = 50) -> Iterator[int]:
         process.communicate()  # ends standard input, and so the sessions
 
 
+_KEPT: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody else gets meanwhile: a socket that does not
+    listen keeps it.  Who listens there has to set SO_REUSEADDR, as servers do."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _KEPT.append(sock)
+    return int(sock.getsockname()[1])
 
 
 def wait_for_greeting(port: int, tree: Tree | None = None) -> None:

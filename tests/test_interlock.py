@@ -41,7 +41,7 @@ class Watched:
 
     async def until(self, condition: object) -> None:
         assert callable(condition)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
 

@@ -13,6 +13,7 @@ from proxy.backend.probe import Answer, Relaying, RelayProbe
 from proxy.backend.settings import BackendSettings
 from tests.support.backend import CLOSE, RESET, SILENT, Behaviour, FakeQmail
 from tests.support.front import descriptors
+from tests.support.ports import own_port
 
 ASKED = [
     b"EHLO mx.example.test",
@@ -41,7 +42,7 @@ async def backend_for(
         await backend.close()
         await fake.stop()
     assert left == 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while descriptors() != before:
             await asyncio.sleep(0.001)
 
@@ -50,7 +51,7 @@ async def answer_of(backend: Backend) -> Answer:
     """Ask; only what is overdue is ended meanwhile."""
     answers: list[Answer] = []
     RelayProbe(backend, answers.append)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not answers:
             backend.sweep()
             await asyncio.sleep(0.001)
@@ -77,8 +78,9 @@ async def test_an_answer(
     fake = FakeQmail(script=script)
     async with backend_for(fake) as backend:
         assert await answer_of(backend) == Answer(relaying, why)
-        while len(fake.commands) < len(ASKED) + ("EHLO" in script):
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(60):
+            while len(fake.commands) < len(ASKED) + ("EHLO" in script):
+                await asyncio.sleep(0.001)
         without_helo = [c for c in fake.commands if c != b"HELO mx.example.test"]
         assert without_helo == ASKED
         assert fake.dots == 0
@@ -128,11 +130,7 @@ async def test_what_was_answered_counts_though_the_end_is_not_polite(
 
 
 async def test_nobody_is_there() -> None:
-    fake = FakeQmail()
-    await fake.start()
-    port = fake.port
-    await fake.stop()
-    async with backend_for(FakeQmail(), port=port) as backend:
+    async with backend_for(FakeQmail(), port=own_port()) as backend:
         relaying, why = await answer_of(backend)
         assert relaying is Relaying.UNKNOWN
         assert "connect" in why.lower()
@@ -144,7 +142,7 @@ async def test_it_can_be_cancelled_at_every_step(step: str) -> None:
     async with backend_for(fake) as backend:
         answers: list[Answer] = []
         probe = RelayProbe(backend, answers.append)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not fake.connections or (
                 step != "greeting"
                 and not any(step.encode() in c for c in fake.commands)

@@ -20,6 +20,7 @@ from bench.tools import Sink, held, load
 from bench.workloads import Row, measure, workload
 from proxy.qmail.cdb import cdb_get
 from proxy.qmail.users import assigned
+from tests.support.ports import own_port
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,7 @@ def test_hold(sink: Sink) -> None:
 
 def test_a_failure_is_told(built: None) -> None:
     """Nobody listens."""
-    seen = load(tools.free_port(), "reject", count=2, clients=1)
+    seen = load(own_port(), "reject", count=2, clients=1)
     assert (seen.good, seen.failed) == (0, 2)
     assert "refused" in seen.first_error
 

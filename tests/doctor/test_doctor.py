@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.live.process import run, serving, write_config
 from tests.support import standin
 from tests.support.backend import SILENT, FakeQmail
 from tests.support.nameserver import nameserver
+from tests.support.ports import own_port
 from tests.support.rights import let_all_enter
 from tests.support.small_host import lay_out
 
@@ -30,18 +30,12 @@ ZONE = {
 Found = dict[str, list[tuple[str, str]]]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def settings(tmp_path: Path, fake: FakeQmail, **more: Any) -> dict[str, Any]:
     tmp_path.chmod(0o755)
     lay_out(tmp_path)
     return {
-        "listen.addresses": [f"127.0.0.1:{free_port()}"],
-        "status.address": f"127.0.0.1:{free_port()}",
+        "listen.addresses": [f"127.0.0.1:{own_port()}"],
+        "status.address": f"127.0.0.1:{own_port()}",
         "qmail.root": str(tmp_path / "host"),
         "backend.address": f"127.0.0.1:{fake.port}",
         **{key.replace("__", "."): value for key, value in more.items()},
@@ -121,7 +115,7 @@ async def test_observe_mode(tmp_path: Path, fake: FakeQmail) -> None:
 
 
 async def test_nothing_runs(tmp_path: Path) -> None:
-    fake = FakeQmail(port=free_port())
+    fake = FakeQmail(port=own_port())
     keys = settings(tmp_path, fake)
     config = write_config(tmp_path / "config.toml", keys)
     status, found = await examined(config)

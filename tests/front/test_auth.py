@@ -165,7 +165,7 @@ async def test_pythons_smtplib(mechanism: str, initial: bool) -> None:
         front.backend.auth_offered = b"AUTH " + mechanism.encode()
 
         def talk() -> None:
-            with smtplib.SMTP("127.0.0.1", front.port, timeout=20) as smtp:
+            with smtplib.SMTP("127.0.0.1", front.port, timeout=60) as smtp:
                 smtp.ehlo("me.test")
                 with pytest.raises(smtplib.SMTPAuthenticationError) as trouble:
                     smtp.login("alice", "wrong", initial_response_ok=initial)
@@ -412,7 +412,7 @@ async def test_a_client_that_thinks_too_long() -> None:
 async def test_learning_what_is_offered() -> None:
     fake = qmail()
     async with running(fake=fake, backend=BackendSettings(learn_auth=True)) as front:
-        await fake.stop()
+        await fake.go_down()
         offers = Offers(front.backend)
         offers.tick()
         await front.until(lambda: front.backend.up is False)

@@ -84,8 +84,10 @@ async def test_the_client_leaves_while_the_backend_is_silent(
     step: str, how: str
 ) -> None:
     fake = FakeQmail({step: SILENT})
-    soon = BackendSettings(connect_timeout=0.2)  # on the library's own clock
-    async with running(fake=fake, backend=soon) as front:
+    # On the library's own clock; who is to be reached has longer.
+    soon = BackendSettings(connect_timeout=0.2)
+    settings = soon if step == "greeting" else BackendSettings()
+    async with running(fake=fake, backend=settings) as front:
         client = await RawClient.connect(front.port)
         await client.send(ENVELOPE + b"DATA\r\nx\r\n.\r\n")
         await front.until(lambda: fake.stalled == 1)

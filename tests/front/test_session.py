@@ -204,7 +204,7 @@ async def test_pythons_smtplib() -> None:
     async with running(ours_only) as front:
 
         def talk() -> None:
-            with smtplib.SMTP("127.0.0.1", front.port, timeout=20) as smtp:
+            with smtplib.SMTP("127.0.0.1", front.port, timeout=60) as smtp:
                 smtp.sendmail("a@b.test", ["a@example.test"], "Subject: y\n\nhi\n")
                 with pytest.raises(smtplib.SMTPRecipientsRefused):
                     smtp.sendmail("a@b.test", ["nobody@example.test"], "x")

@@ -64,19 +64,18 @@ async def test_another_one_takes_what_nothing_was_promised_for(fault: str) -> No
 
 async def test_refused_connections() -> None:
     """The same where nobody listens; and 451 where that is so everywhere."""
-    gone = await closed(FakeQmail())
-    async with started(FakeQmail()) as (good,):
-        places = [place(gone), place(good, backup=True)]
+    async with closed(FakeQmail(), FakeQmail()) as (gone, other):
+        async with started(FakeQmail()) as (good,):
+            places = [place(gone), place(good, backup=True)]
+            async with running(anybody, places=lambda _: places) as front:
+                assert await told(front, A) == GOOD
+                assert failed(front) == [(name(gone), "connect")]
+        places = [place(gone), place(other)]
         async with running(anybody, places=lambda _: places) as front:
-            assert await told(front, A) == GOOD
-            assert failed(front) == [(name(gone), "connect")]
-    other = await closed(FakeQmail())
-    places = [place(gone), place(other)]
-    async with running(anybody, places=lambda _: places) as front:
-        assert await told(front, A) == [250, 451, 503]
-        assert sorted(failed(front)) == sorted(
-            [(name(gone), "connect"), (name(other), "connect")]
-        )
+            assert await told(front, A) == [250, 451, 503]
+            assert sorted(failed(front)) == sorted(
+                [(name(gone), "connect"), (name(other), "connect")]
+            )
 
 
 async def test_a_greeting_that_does_not_come() -> None:
@@ -153,8 +152,10 @@ async def test_what_a_backend_answers_is_the_answer() -> None:
 
 
 async def test_a_client_that_leaves_while_another_one_is_tried() -> None:
-    gone = await closed(FakeQmail())
-    async with started(FakeQmail({"greeting": SILENT})) as (slow,):
+    async with (
+        closed(FakeQmail()) as (gone,),
+        started(FakeQmail({"greeting": SILENT})) as (slow,),
+    ):
         places = [place(gone), place(slow, backup=True)]
         async with running(anybody, places=lambda _: places) as front:
             client = await RawClient.connect(front.port)
@@ -225,7 +226,7 @@ async def test_a_stand_by_that_failed_is_found_to_be_back() -> None:
         ) as front,
     ):
         _, standby = front.door.backends
-        await spare.stop()
+        await spare.go_down()
         assert await told(front, A) == [250, 451, 503]
         assert standby.up is False
         front.pass_time(1)

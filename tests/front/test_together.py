@@ -45,9 +45,11 @@ async def test_a_program_that_cannot_start_and_then_a_port() -> None:
 
 
 async def test_a_port_that_is_closed_and_then_a_program(tmp_path: Path) -> None:
-    gone = await closed(FakeQmail())
     standby = Place(program(tmp_path), backup=True)
-    async with running(places=lambda _: [place(gone), standby]) as front:
+    async with (
+        closed(FakeQmail()) as (gone,),
+        running(places=lambda _: [place(gone), standby]) as front,
+    ):
         assert await told(front, A) == GOOD
         assert len(taken(tmp_path)) == 1
 

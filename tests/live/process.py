@@ -105,14 +105,19 @@ async def run(
 
 
 class Served:
-    """A running front door; ``lines`` is what it has logged so far."""
+    """A running front door.
+
+    Its lines come late, some at a time, and from several processes: what is
+    counted in its log, or not found there, is true of the whole log only.  So
+    there is no log before it has ended; until then, wait with :meth:`said`.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process, config: Path) -> None:
         self.process = process
         self.config = config
-        self.lines: list[str] = []
         self.ports: list[int] = []
         self.status = ""
+        self._lines: list[str] = []
         self._over = False
         self._news = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
@@ -123,8 +128,20 @@ class Served:
         return self.ports[0]
 
     @property
+    def lines(self) -> list[str]:
+        """All that it has logged, once no process of it is left."""
+        assert self._over, "it still logs: wait with said(), or look after `serving`"
+        return self._lines
+
+    @property
     def log(self) -> str:
+        """:attr:`lines` as one text."""
         return "\n".join(self.lines)
+
+    @property
+    def so_far(self) -> str:
+        """What has come of the log by now; to be shown, never to be judged by."""
+        return "\n".join(self._lines)
 
     async def said(self, text: str, times: int = 1) -> str:
         """Wait for the line with ``text``, the last of so many; that line."""
@@ -132,9 +149,10 @@ class Served:
         def found() -> bool:
             return len(self._with(text)) >= times or self._over
 
-        await self._until(found)
+        with contextlib.suppress(TimeoutError):
+            await self._until(found)
         lines = self._with(text)
-        assert len(lines) >= times, f"{text!r} is not in the log:\n{self.log}"
+        assert len(lines) >= times, f"{text!r} is not in the log:\n{self.so_far}"
         return lines[times - 1]
 
     def signal(self, number: signal.Signals) -> None:
@@ -164,20 +182,19 @@ class Served:
         await self.process.wait()
         await self._reader
 
-    async def started(self) -> None:
-        """Wait until it says what it listens on."""
+    async def started(self, *, page: bool) -> None:
+        """Wait until it says what it listens on, and where its status ``page`` is;
+        of several workers, one that has no page may be the first."""
         serves = _SERVES.search(await self.said("qmail-backstop"))
-        assert serves, self.log
+        assert serves, self.so_far
         self.ports = [int(a.rpartition(":")[2]) for a in serves[1].split()]
-        self.find_status()
-
-    def find_status(self) -> None:
-        """Learn where the status page is, if the log says so by now."""
-        if status := _STATUS.search(self.log):
+        if page:
+            status = _STATUS.search(await self.said("status page on"))
+            assert status, self.so_far
             self.status = status[1]
 
     def _with(self, text: str) -> list[str]:
-        return [line for line in self.lines if text in line]
+        return [line for line in self._lines if text in line]
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._news:
@@ -186,7 +203,7 @@ class Served:
     async def _read(self) -> None:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
-            self.lines.append(line.decode().rstrip("\n"))
+            self._lines.append(line.decode().rstrip("\n"))
             await self._tell()
         self._over = True
         await self._tell()
@@ -244,7 +261,7 @@ async def serving(
     )
     served = Served(process, config)
     try:
-        await served.started()
+        await served.started(page=bool({**USUAL, **settings}["status.address"]))
         yield served
         if process.returncode is None:
             served.signal(signal.SIGTERM)

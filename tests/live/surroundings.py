@@ -6,6 +6,7 @@ to be put before another one (``within`` of :func:`tests.live.process.serving`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -92,6 +93,15 @@ def public_python() -> str:
     if not python:
         pytest.skip("this Python lies where other users may not look")
     return python
+
+
+def opened(process: int) -> list[str]:
+    """The files and sockets that it has open, as proc_pid_fd(5) names them now."""
+    found = []
+    for entry in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(entry))
+    return found
 
 
 def status_of(process: int) -> dict[str, str]:

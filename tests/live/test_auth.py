@@ -6,7 +6,6 @@ import asyncio
 import base64
 import smtplib
 from pathlib import Path
-from signal import SIGTERM
 
 import pytest
 
@@ -78,9 +77,9 @@ async def test_pythons_smtplib(
         accepted = await served.said("outcome=accepted")
         assert "mechanism=CRAM-MD5" in accepted
         assert "code=235 user=alice" in accepted
-        assert served.log.count("user=") == 1
         await served.said("event=limit")
-        assert_no_secret(served)
+    assert served.log.count("user=") == 1
+    assert_no_secret(served)
     (mail,) = patched.received
     assert b" with ESMTPA id " in mail.message
     assert b"(authenticated as alice)" in mail.message
@@ -108,10 +107,10 @@ async def test_swaks(
         assert (status, "535 " in text) == (28, True), text
         status, text = await swaks()
         assert (status, "553 5.7.1" in text) == (24, True), text
-        assert_no_secret(served)
         _, metrics = await served.get("/metrics")
         assert 'backstop_auth_total{outcome="accepted"} 1.0' in metrics
         assert 'backstop_auth_total{outcome="refused"} 1.0' in metrics
+    assert_no_secret(served)
     assert len(patched.received) == 1
 
 
@@ -148,6 +147,4 @@ async def test_a_backend_without_auth_is_told_once(
         async with asyncio.timeout(PATIENCE):
             while fake.commands.count(b"QUIT") < 2:
                 await asyncio.sleep(0.01)
-        served.signal(SIGTERM)
-        await served.finished()
-        assert served.log.count("offers no AUTH") == 1
+    assert served.log.count("offers no AUTH") == 1

@@ -18,10 +18,6 @@ FULL = b"421 4.3.2 too many connections, try again later\r\n"
 GUESSES = b"421 4.7.0 too many unknown recipients, come back later\r\n"
 
 
-async def greeted(port: int, count: int, source: str = "127.0.0.1") -> list[RawClient]:
-    return [await RawClient.connect(port, source) for _ in range(count)]
-
-
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_descriptors_never_run_out(
     tmp_path: Path, settings: Settings, fake: FakeQmail, loop: str
@@ -36,16 +32,15 @@ async def test_descriptors_never_run_out(
         pid = served.process.pid
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (256, 256))
         served.signal(SIGHUP)
+        await served.said("64 are served")
         await served.said("configuration reloaded")
-        assert "64 are served" in served.log
         # All wait in the queue of the listening socket when it goes on.
         served.signal(SIGSTOP)
-        clients = await greeted(served.port, 300)
+        clients = [await RawClient.connect(served.port) for _ in range(300)]
         served.signal(SIGCONT)
         firsts = await asyncio.gather(*(client.reply() for client in clients))
         assert sum(first.startswith(b"220 ") for first in firsts) == 64
         assert firsts.count(FULL) == 236
-        assert len(re.findall("level=(?:warning|error)", served.log)) < 10
         for client in clients:
             await client.close()
         await served.said("event=disconnect", times=64)
@@ -53,12 +48,23 @@ async def test_descriptors_never_run_out(
             await client.reply()
             got = await client.deliver(b"", [b"alice@example.test"], b"x\r\n")
             assert got[-1] == 250
+    loud = [line for line in served.lines if re.search("level=(warning|error)", line)]
+    assert len(loud) < 10, loud
+
+
+async def greeted(port: int, *sources: str) -> tuple[list[RawClient], list[bytes]]:
+    """A connection from each, and how it begins.  One after the other: of two that
+    come to two workers in the same instant, neither counts for the other."""
+    clients, firsts = [], []
+    for source in sources:
+        clients.append(await RawClient.connect(port, source))
+        firsts.append(await clients[-1].reply())
+    return clients, firsts
 
 
 async def answered(served: Served, count: int, source: str) -> tuple[int, int]:
     """How many of so many connections are let in at once, and how many not."""
-    clients = await greeted(served.port, count, source)
-    firsts = [await client.reply() for client in clients]
+    clients, firsts = await greeted(served.port, *[source] * count)
     for client in clients:
         client.reset()
     full = firsts.count(FULL)
@@ -79,10 +85,8 @@ async def test_workers_share_the_caps(
         await served.said(" serves ", times=3)
         assert await answered(served, 20, "127.0.0.9") == (5, 15)
         await served.said("event=disconnect", times=5)
-        clients = []
-        for number in range(40):
-            clients += await greeted(served.port, 1, f"127.0.1.{number}")
-        firsts = [await client.reply() for client in clients]
+        sources = [f"127.0.1.{number}" for number in range(40)]
+        clients, firsts = await greeted(served.port, *sources)
         assert firsts.count(FULL) == 10
         await served.said("event=pressure step=2")
         for client in clients:
@@ -105,19 +109,22 @@ async def test_workers_share_what_they_know_of_guessers(
     }
     async with serving(tmp_path, several) as served:
         await served.said(" serves ", times=3)
-        while "limit=harvest_refuse_after" not in served.log:
+        guesses, said = 0, b""
+        while said != GUESSES:
             async with await RawClient.connect(served.port) as client:
-                if await client.reply() != GUESSES:
+                said = await client.reply()
+                if said != GUESSES:  # else this one has heard it of the others
                     await client.command(b"MAIL FROM:<>")
-                    await client.command(b"RCPT TO:<nobody@example.test>")
-        assert served.log.count("verdict=reject") > 12
+                    said = await client.command(b"RCPT TO:<nobody@example.test>")
+                    guesses += 1
+        assert guesses > 12
         # The other two hear of it at their next look.
         row = 0
         while row < 20:
             async with await RawClient.connect(served.port) as client:
                 first = await client.reply()
                 row = row + 1 if first == GUESSES else 0
-        assert "limit=harvest_defence" in served.log
+        await served.said("limit=harvest_defence")
         other = await RawClient.connect(served.port, "127.0.0.2")
         assert (await other.reply()).startswith(b"220 ")
         await other.close()

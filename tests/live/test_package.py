@@ -46,7 +46,7 @@ def installed(wheel: Path, place: Path) -> Path:
     return place
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_it_is_whole_where_nothing_else_is(tmp_path: Path) -> None:
     """One test: what it builds takes half a minute."""
     place = installed(built(tmp_path / "dist"), tmp_path / "clean")

@@ -47,16 +47,14 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def text_of(browser: webdriver.Chrome, selector: str) -> str:
-    return str(browser.find_element(By.CSS_SELECTOR, selector).text)
+    """By one script: the page may replace the element at any moment."""
+    found = "return document.querySelector(arguments[0])?.innerText ?? ''"
+    return str(browser.execute_script(found, selector))
 
 
 def wait_for(browser: webdriver.Chrome, selector: str, text: str) -> None:
-    def there(_: object) -> bool:
-        # By one script: the page may replace the element at any moment.
-        found = "return document.querySelector(arguments[0])?.innerText ?? ''"
-        return text in browser.execute_script(found, selector)
-
-    WebDriverWait(browser, PATIENCE, 0.1).until(there)
+    waiting = WebDriverWait(browser, PATIENCE, 0.1)
+    waiting.until(lambda b: text in text_of(b, selector))
 
 
 async def guess(port: int, *recipients: bytes) -> None:
@@ -124,6 +122,5 @@ async def test_it_is_useful_without_scripts(
         box = browser.find_element(By.NAME, "address")
         box.send_keys("nobody@example.test")
         browser.find_element(By.TAG_NAME, "button").click()
-        shown = WebDriverWait(browser, PATIENCE, 0.1)
-        shown.until(lambda b: "/explain?" in b.current_url)
-        assert "550 5.1.1" in text_of(browser, "#explained")
+        wait_for(browser, "#explained", "550 5.1.1")
+        assert "/explain?" in browser.current_url

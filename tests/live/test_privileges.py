@@ -52,6 +52,7 @@ async def test_root_becomes_the_user_and_keeps_one_right(
     several = {**settings, **DROPPED, "listen.workers": workers}
     async with serving(tmp_path, several, NOT_ALLOWED) as served:
         await served.said("may read every file")
+        await served.said(" serves ", times=workers)
         those = [served.process.pid]
         if workers > 1:
             those += children(served)

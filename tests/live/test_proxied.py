@@ -105,7 +105,7 @@ async def test_haproxy_tells_who_the_client_is(
         assert f" client={client_address} " in line
         shown = f"[IPv6:{client_address}]" if ":" in where else f"[{client_address}]"
         assert f"from me.test ({shown})".encode() in fake.received[0].message
-        assert "proxy-header" not in served.log
+    assert "proxy-header" not in served.log
 
 
 async def test_haproxy_before_tls_from_the_start(
@@ -143,7 +143,7 @@ async def test_haproxys_health_checks_are_the_proxys_own(
         haproxy(tmp_path, served.port, options, "127.0.0.1"),
     ):
         await served.said(" client=127.0.0.1 why=client ", times=2)
-        assert "proxy-header" not in served.log
+    assert "proxy-header" not in served.log
 
 
 async def test_who_is_not_listed_and_who_sends_none(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.process import Served, run, serving, write_config
+from tests.support.ports import own_port
 from tests.support.small_host import lay_out
 
 
@@ -29,7 +30,12 @@ async def asked(served: Served, directory: Path, *, page: bool) -> tuple[int, st
 
 @pytest.mark.parametrize("page", [True, False])
 async def test_ready(host: str, tmp_path: Path, page: bool) -> None:
-    async with serving(tmp_path, {"qmail.root": host}) as served:
+    settings = {
+        "qmail.root": host,
+        "listen.addresses": [f"127.0.0.1:{own_port()}"],
+        "status.address": f"127.0.0.1:{own_port()}",
+    }
+    async with serving(tmp_path, settings) as served:
         code, out, err = await asked(served, tmp_path, page=page)
         assert (code, err) == (0, "")
         assert out == "ready\n" if page else out.startswith("220 mx.example.test")

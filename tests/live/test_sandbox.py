@@ -59,7 +59,6 @@ async def test_memory_that_is_written_is_never_executed(
     several = {**settings, "listen.workers": workers}
     async with serving(tmp_path, several, within=within) as served:
         await served.said(" serves ", times=workers)
-        served.find_status()
         await a_life(served)
 
 
@@ -86,7 +85,6 @@ async def test_the_unit_allows_every_system_call(
     several = {**settings, "listen.workers": 2}
     async with serving(tmp_path, several, told, within=within) as served:
         await served.said(" serves ", times=2)
-        served.find_status()
         await a_life(served)
         leader = f"{served.process.pid} "
     async with asyncio.timeout(PATIENCE):

@@ -124,7 +124,7 @@ async def test_stopped_and_started_under_load(
         load.over = True
         await asyncio.gather(*clients)
         assert load.heard == {KNOWN: {250, 451}, UNKNOWN: {550, 451}}
-        assert PASSWORD not in served.log
+    assert PASSWORD not in served.log
 
 
 async def test_others_do_not_wait_for_a_slow_database(
@@ -154,7 +154,7 @@ async def test_others_do_not_wait_for_a_slow_database(
             await slow.command(b"MAIL FROM:<>")
             asked = asyncio.ensure_future(slow.command(b"RCPT TO:<slow@example.test>"))
             look = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await asyncio.to_thread(server.sql, look) != "1\n":
                     pass
             got = await quick.deliver(b"", [b"alice@example.test"], b"x\r\n")

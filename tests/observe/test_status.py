@@ -17,6 +17,7 @@ from proxy.observe.metrics import CONTENT_TYPE, Metrics
 from proxy.observe.page import SCRIPT_HASH, Explained, StatusInfo
 from proxy.observe.recent import Recent
 from proxy.observe.status import Access, StatusServer
+from tests.support.ports import own_port
 
 HOSTILE = b'<script>alert("1")</script>\r\n\x1b[31m\0\xff&amp;'
 
@@ -260,7 +261,7 @@ async def test_stop() -> None:
     service = Service()
     server = service.server()
     await server.stop()
-    port = await server.start("127.0.0.1", 0)
+    port = await server.start("127.0.0.1", own_port())
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await server.stop()  # an idle client does not hold it up
     assert await reader.read() == b""

@@ -36,7 +36,7 @@ def alive(pid: int) -> bool:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while alive(pid):
             await asyncio.sleep(0.01)
 

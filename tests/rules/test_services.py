@@ -15,6 +15,7 @@ from proxy.rules.socketmap import netstring
 from proxy.rules.tcp_table import decoded, encoded
 from proxy.rules.verdict import Facts
 from tests.support.asked import HOSTILE, Asked
+from tests.support.ports import own_port
 
 Answer = Callable[[bytes], bytes | None]
 
@@ -26,13 +27,12 @@ class Server:
         self.kind, self.answer = kind, answer
         self.questions: list[bytes] = []
         self.connections = self.open = self.most = 0
-        self.port = 0
         self.writers: set[asyncio.StreamWriter] = set()
         self.server: asyncio.Server | None = None
+        self.port = own_port()
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         assert self.server is not None

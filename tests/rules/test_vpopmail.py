@@ -4,7 +4,6 @@ tables, and OpenLDAP."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
@@ -260,24 +259,29 @@ async def test_a_restart_costs_nobody_anything(site: Site, rule: QmailRule) -> N
 
 async def test_a_silent_database_is_a_deferral_and_holds_nobody_up(site: Site) -> None:
     rule = site.rule(timeout=0.4, connections=2)
-    assert (await asked(rule, b"ann")).kind is ACCEPT
+    assert await in_time(rule, b"ann") is ACCEPT
     go_on = site.slow()
     try:
         waiting = [asyncio.create_task(asked(rule, b"nobody")) for _ in range(8)]
-        began = time.monotonic()
         # What files alone tell is told meanwhile.
         answer = rule.ask(Question(b"alice@example.test"))
         assert isinstance(answer, Verdict)
-        for verdict in await asyncio.gather(*waiting):
-            assert verdict.kind is DEFER
-        assert time.monotonic() - began < 20
+        # And none of them waits until it is not silent any more.
+        async with asyncio.timeout(60):
+            for verdict in await asyncio.gather(*waiting):
+                assert verdict.kind is DEFER
     finally:
         go_on()
-    async with asyncio.timeout(20):
-        while (await asked(rule, b"nobody")).kind is DEFER:
-            pass
-    assert (await asked(rule, b"nobody")).kind is REJECT
+    assert await in_time(rule, b"nobody") is REJECT
     await rule.close()
+
+
+async def in_time(rule: QmailRule, name: bytes) -> Kind:
+    """What is said of it when the server is quick enough, as a busy one may not be."""
+    async with asyncio.timeout(60):
+        while (kind := (await asked(rule, name)).kind) is DEFER:
+            pass
+    return kind
 
 
 async def test_stopping_and_starting_under_load_refuses_nobody(
@@ -301,12 +305,12 @@ async def test_stopping_and_starting_under_load_refuses_nobody(
     ]
     for _ in range(2):
         await asyncio.to_thread(site.server.stop)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while DEFER not in seen:
                 await asyncio.sleep(0.01)
         await asyncio.to_thread(site.server.start)  # type: ignore[attr-defined]
         seen.clear()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not {ACCEPT, REJECT} <= seen:
                 await asyncio.sleep(0.01)
     going = False

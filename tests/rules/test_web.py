@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.asked import HOSTILE, Asked
+from tests.support.ports import own_port
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -150,7 +151,8 @@ async def test_down_slow_and_back(kind: str) -> None:
             await asyncio.sleep(60)
         return web.Response(text="241")
 
-    async with served(slow) as port:
+    port = own_port()
+    async with served(slow, port):
         it = asked(port, kind, timeout=2)
         late = asyncio.ensure_future(it.word(b"slow@example.test"))
         await waiting.wait()

@@ -27,6 +27,8 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tests.support.ports import kept
+
 SILENT = "silent"  # reads on, never answers
 CLOSE = "close"  # FIN instead of an answer, and waits for the other side's
 RESET = "reset"  # RST instead of an answer
@@ -73,10 +75,14 @@ class FakeQmail:
     judge: Callable[[bytes], Behaviour | None] | None = None  # of RCPT's argument
     context: ssl.SSLContext | None = None  # with it, STARTTLS is offered,
     implicit: bool = False  # or TLS comes first
+    _kept: socket.socket | None = None
 
     async def start(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        if self._kept is None:
+            self._kept = kept(self.port)
+            self.port = self._kept.getsockname()[1]
         sock = socket.create_server(("127.0.0.1", self.port))
         if self.receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
@@ -86,7 +92,6 @@ class FakeQmail:
             limit=1 << 24,
             ssl=self.context if self.implicit else None,
         )
-        self.port = sock.getsockname()[1]
 
     def hang_up(self, *, reset: bool = False) -> None:
         """End all connections, whatever they are doing."""
@@ -97,6 +102,15 @@ class FakeQmail:
                 writer.write_eof()
 
     async def stop(self) -> None:
+        """Be gone, and give the port back."""
+        await self.go_down()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    async def go_down(self) -> None:
+        """Be gone until the next :meth:`start`: nobody listens, and nobody else
+        gets the port."""
         self._server.close()
         for task in list(self._tasks):
             task.cancel()

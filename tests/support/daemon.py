@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -107,13 +106,6 @@ def wanted(program: str, *places: str) -> str:
     if found is None:
         pytest.skip(f"{program} is not installed")
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def client(command: Sequence[str], text: str = "", *, secret: str = "") -> str:

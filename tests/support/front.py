@@ -71,7 +71,7 @@ class Front:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; fail after a generous time."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
 

@@ -21,10 +21,14 @@ class MariaDB(Daemon):
         self._client = wanted("mariadb")
         self._admin = wanted("mariadb-admin")
         super().__init__("mysql")
+        # A server that starts removes what it finds of temporary tables, other
+        # servers' too: in /tmp, as by default, two would spoil each other's.
+        self._tmpdir = f"--tmpdir={self.directory}"
         self.prepare(
             install,
             "--no-defaults",
             f"--datadir={self.directory / 'data'}",
+            self._tmpdir,
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--innodb-log-file-size=5M",
@@ -46,7 +50,7 @@ class MariaDB(Daemon):
 
     def start(self) -> None:
         """Start it, at first or again."""
-        command = [self._server, "--no-defaults", "--skip-networking"]
+        command = [self._server, "--no-defaults", "--skip-networking", self._tmpdir]
         command += [f"--datadir={self.directory / 'data'}", f"--socket={self.socket}"]
         command += [f"--pid-file={self.directory / 'pid'}", "--innodb-log-file-size=5M"]
         command += ["--innodb-flush-log-at-trx-commit=0", "--max-connections=30"]

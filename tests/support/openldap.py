@@ -7,7 +7,8 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.support.daemon import Daemon, client, free_port, wanted
+from tests.support.daemon import Daemon, client, wanted
+from tests.support.ports import own_port
 
 SUFFIX = "o=vpopmail"
 USER, PASSWORD = f"cn=reader,{SUFFIX}", 'it\'s a "secret"'
@@ -28,7 +29,7 @@ class OpenLDAP(Daemon):
         self._server = wanted("slapd")
         self._add = wanted("ldapadd")
         super().__init__()
-        self.port = free_port()
+        self.port = own_port()
         (self.directory / "data").mkdir()
         found = next(place for place in _SCHEMAS if os.path.isdir(place))
         lines = [f"include {found}/{name}.schema" for name in ("core", "cosine")]

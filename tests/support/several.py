@@ -36,11 +36,13 @@ async def started(*fakes: FakeQmail) -> AsyncIterator[Sequence[FakeQmail]]:
             await fake.stop()
 
 
-async def closed(fake: FakeQmail) -> FakeQmail:
-    """One that has a port, where nobody listens."""
-    await fake.start()
-    await fake.stop()
-    return fake
+@contextlib.asynccontextmanager
+async def closed(*fakes: FakeQmail) -> AsyncIterator[Sequence[FakeQmail]]:
+    """Backends that have a port, where nobody listens."""
+    async with started(*fakes):
+        for fake in fakes:
+            await fake.go_down()
+        yield fakes
 
 
 async def told(front: Front, *recipients: bytes, others: int = 0) -> list[int]:

@@ -13,7 +13,7 @@ from types import TracebackType
 class RawClient:
     """One connection; every read has a time limit so that no test hangs."""
 
-    TIMEOUT = 20.0
+    TIMEOUT = 60.0
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
