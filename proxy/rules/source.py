@@ -149,6 +149,7 @@ class SourceRule:
             asyncio.Semaphore(places) if places else nullcontext()
         )
         longest = max(keys.cache_found, self._good_for)
+        self._remembers = max(longest, keys.cache_missing) > 0
         self._found: Memory[Finding] = Memory(longest, self._clock)
         self._missing: Memory[Finding] = Memory(keys.cache_missing, self._clock)
 
@@ -157,7 +158,7 @@ class SourceRule:
         if self._domains and not self._is_for(question.mailbox):
             return None
         began = self._clock()
-        key = self._source.key(question)
+        key = self._source.key(question) if self._remembers else None
         remembered = self._remembered(key)
         if remembered is not None:
             return self._told(question, remembered, "remembered", began)

@@ -201,8 +201,9 @@ class SqlSource:
 
     def query(self, question: Question) -> str:
         """The query, and what its parameters are."""
-        asked = self._for(self._values(question)["domain"]) or self._query
-        bound = self._bound(asked, question).items()
+        known = self._values(question)
+        asked = self._for(known["domain"]) or self._query
+        bound = _bound(asked, known).items()
         return f"{asked.text} ({', '.join(f'{name}={v}' for name, v in bound)})"
 
     def key(self, question: Question) -> bytes | None:
@@ -219,7 +220,7 @@ class SqlSource:
         asked = self._for(known["domain"])
         if asked is None:
             raise SourceDown("no table can be named after this domain")
-        return self._answer(question, asked)
+        return self._answer(asked, known)
 
     async def probe(self) -> None:
         """Try the query with an address that nobody has; raises
@@ -230,7 +231,8 @@ class SqlSource:
         if asked is None or (asked is not self._query and not domains):
             asked = _asked("SELECT 1")  # which tables there are is not known
         nobody = b"backstop-check@" + domain
-        await self._answer(Question(nobody, mailbox=nobody), asked)
+        known = self._values(Question(nobody, mailbox=nobody))
+        await self._answer(asked, known)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -251,35 +253,30 @@ class SqlSource:
             return None
         return _asked(self._query.text.format(table=table))
 
-    def _bound(self, asked: Asked, question: Question) -> dict[str, str]:
-        """What is bound.  Databases hold text: what is no UTF-8 becomes U+FFFD, which
-        no address has; so that it is asked for, and not found."""
-        known = self._values(question)
-        return {name: known[name].decode(errors="replace") for name in asked.names}
-
-    async def _answer(self, question: Question, asked: Asked) -> Finding:
-        rows = await self._rows(asked, self._bound(asked, question))
-        if not rows:
-            return Finding(Says.MISSING, "no row")
-        if "action" not in rows[0]:
-            return Finding(Says.FOUND, "a row")
-        action = rows[0]["action"]
-        if action is None:
-            return Finding(Says.FOUND, "a row")
-        says = _ACTIONS.get(action.lower()) if isinstance(action, str) else None
-        if says is None:
-            known = ", ".join(_ACTIONS)
-            raise SourceDown(f"the column action is {action!r:.40}, not one of {known}")
-        return Finding(says, f"a row, action {says.value}")
-
-    async def _rows(
-        self, asked: Asked, bound: dict[str, str]
-    ) -> list[dict[str, object]]:
-        from proxy.rules.database import columns
-
+    async def _answer(self, asked: Asked, known: dict[str, bytes]) -> Finding:
         if self._database is None:
             self._database = self._connect()
-        return [columns(row) for row in await self._database.rows(asked.text, bound)]
+        names, rows = await self._database.rows(asked.text, _bound(asked, known))
+        if not rows:
+            return Finding(Says.MISSING, "no row")
+        for name, value in zip(names, rows[0], strict=True):
+            if value is not None and name.lower() == "action":
+                return _acted(value)
+        return Finding(Says.FOUND, "a row")
+
+
+def _bound(asked: Asked, known: dict[str, bytes]) -> dict[str, str]:
+    """What is bound.  Databases hold text: what is no UTF-8 becomes U+FFFD, which
+    no address has; so that it is asked for, and not found."""
+    return {name: known[name].decode(errors="replace") for name in asked.names}
+
+
+def _acted(action: object) -> Finding:
+    says = _ACTIONS.get(action.lower()) if isinstance(action, str) else None
+    if says is None:
+        known = ", ".join(_ACTIONS)
+        raise SourceDown(f"the column action is {action!r:.40}, not one of {known}")
+    return Finding(says, f"a row, action {says.value}")
 
 
 def connect(keys: Settings) -> Database:
