@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import AbsolutePath, Text, is_loopback, split_list, wrong
 from proxy.rules.credentials import Credentials
-from proxy.rules.said import refusal, refused, shown
+from proxy.rules.said import refusal, shown, worded
 from proxy.rules.source import (
     BaseSource,
     Context,
@@ -169,11 +169,11 @@ def _finding(heard: Heard) -> Finding:
     if heard.status not in _FOUND:
         raise SourceDown(f"status {heard.status}: {shown(heard.body)}")
     if heard.json and heard.body:
-        return _worded(heard.body)
+        return _read(heard.body)
     return Finding(Says.FOUND, str(heard.status))
 
 
-def _worded(body: bytes) -> Finding:
+def _read(body: bytes) -> Finding:
     try:
         said = json.loads(body)
         if not isinstance(said, dict) or "verdict" not in said:
@@ -183,13 +183,7 @@ def _worded(body: bytes) -> Finding:
         own = refusal(reply.encode("ascii", "replace"))
     except (ValueError, AttributeError, RecursionError):
         raise SourceDown(f"not an answer: {shown(body)}") from None
-    note = shown(body)
-    if own is not None and (
-        (own.permanent and says in (Says.MISSING, Says.REJECT))
-        or (own.temporary and says is Says.DEFER)
-    ):
-        return refused(own, note)
-    return Finding(says, note)
+    return worded(says, shown(body), own)
 
 
 def build(settings: Settings, context: Context) -> SourceRule:
