@@ -28,9 +28,9 @@ class Rows(NamedTuple):
 class Driver(NamedTuple):
     """``name`` as SQLAlchemy has it.
 
-    ``run`` runs a text with its values on a connection and gives at most so many
-    rows, or a few more.  ``answered``: the server has answered, with this error; what
-    else goes wrong leaves a connection in doubt."""
+    ``run`` runs a text with its values on a connection; of the rows it may leave out
+    what is more than so many.  ``answered``: the server has answered, with this error,
+    or was never asked; what else goes wrong leaves a connection in doubt."""
 
     name: str
     run: Callable[[Any, str, Sequence[object], int], Awaitable[Rows]]
@@ -74,6 +74,8 @@ async def _run_asyncmy(
 
 
 def _answered_asyncmy(connection: Any, error: Exception) -> bool:
+    if isinstance(error, UnicodeError):  # the key is none in the connection's charset
+        return True
     number = error.args[0] if error.args else None
     return isinstance(number, int) and number not in _CLIENT and number not in _ENDS
 

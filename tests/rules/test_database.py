@@ -163,6 +163,9 @@ async def test_a_connection_in_doubt_is_never_asked_again(server: Server) -> Non
     for query in ("select name from nowhere", "select name frm people"):
         with pytest.raises(SourceDown):
             await database.rows(query, {})
+    if isinstance(server.it, Postgres):  # where the driver itself says no
+        with pytest.raises(SourceDown, match="invalid input"):
+            await database.rows("select 1 where 1 = :name", {"name": "bob"})
     assert await which(database) == first
     sleep = "pg_sleep" if isinstance(server.it, Postgres) else "sleep"
     leaving = asyncio.ensure_future(database.rows(f"select {sleep}(20)", {}))
