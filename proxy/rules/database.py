@@ -44,12 +44,13 @@ _WHY_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLimits:
-    """``connections`` at a time; seconds for a new connection, and for an
-    answer with everything that goes before it; rows of one answer."""
+    """``connections`` at a time; seconds for a new connection, and for an answer
+    with everything that goes before it (``None``: who asks sees to that); rows of one
+    answer."""
 
     connections: int = 4
     connect_timeout: float = 5.0
-    query_timeout: float = 5.0
+    query_timeout: float | None = 5.0
     rows: int = 1000
 
 
@@ -111,7 +112,8 @@ class Database:
         if url.drivername == DRIVERS["sqlite"].name:
             url = _read_only(url)
             # A file that another process writes to is waited for.
-            connect_args.setdefault("timeout", limits.query_timeout)
+            seconds = limits.query_timeout or limits.connect_timeout
+            connect_args.setdefault("timeout", seconds)
         return create_async_engine(
             url,
             poolclass=NullPool,  # ours is in its place
@@ -136,12 +138,10 @@ class Database:
             if isinstance(value, list)
         )
         statement = self._in_words(query, lists)
-        values = [
-            *map(
-                (_spread(parameters) if lists else parameters).__getitem__,
-                statement.names,
-            )
-        ]
+        known = _spread(parameters) if lists else parameters
+        values = [known[name] for name in statement.names]
+        if self.limits.query_timeout is None:
+            return await self._twice(statement.text, values)
         try:
             async with asyncio.timeout(self.limits.query_timeout):
                 return await self._twice(statement.text, values)

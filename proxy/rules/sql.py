@@ -341,7 +341,8 @@ def connect(keys: Settings) -> Database:
     url = read_secret(keys.url_file) if keys.url_file else str(keys.url)
     password = "" if keys.password_file is None else read_secret(keys.password_file)
     seconds = keys.timeout or LIMIT_SECONDS
-    limits = DatabaseLimits(keys.concurrency, seconds, seconds)
+    # The rule keeps the time of its questions.
+    limits = DatabaseLimits(keys.concurrency, seconds, None)
     more = _encryption(keys, url)
     try:
         return Database(url, limits, more, password=password)
