@@ -14,6 +14,8 @@ import enum
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from proxy.config.rules import RemoteKeys, SourceKeys
@@ -248,9 +250,17 @@ class SourceRule:
             if question.notes is not None:
                 question.notes.extend(steps)
             return None
-        kind = Kind(says)
-        reply = finding.reply or _REPLIES[kind]
-        return Verdict(kind, reply, self.name, note, finding.undecided, trace=steps)
+        verdict = _verdict(says, finding.reply, self.name, note, finding.undecided)
+        return replace(verdict, trace=steps) if steps else verdict
+
+
+@lru_cache(maxsize=256)
+def _verdict(
+    says: str, reply: Reply | None, name: str, note: str, undecided: bool
+) -> Verdict:
+    """Most answers of a rule are the same one."""
+    kind = Kind(says)
+    return Verdict(kind, reply or _REPLIES[kind], name, note, undecided)
 
 
 _REPLIES = {
