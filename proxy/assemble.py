@@ -30,6 +30,7 @@ from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
+from proxy.rules.slices import Steps, at_once
 from proxy.rules.source import Context, OnAnswer, unheard, unsaid
 from proxy.rules.trouble import RuleError
 from proxy.rules.verdict import OnRuleError, Rule
@@ -98,7 +99,13 @@ def vpopmail_problem(config: Config) -> str:
     )
 
 
-def engine(
+def engine(config: Config, host: QmailHost, on_error: OnRuleError) -> Engine:
+    """The configured rules on ``host``; ``on_error`` hears of rules that fail.
+    Raises :class:`~proxy.config.ConfigError` for a rule that cannot be built."""
+    return at_once(engine_in_steps(config, host, on_error))
+
+
+def engine_in_steps(
     config: Config,
     host: QmailHost,
     on_error: OnRuleError,
@@ -106,14 +113,12 @@ def engine(
     say: Callable[[str, str], None] = unsaid,
     *,
     serving: bool = False,
-) -> Engine:
-    """The configured rules on ``host``; ``on_error`` hears of rules that fail,
-    ``on_answer`` of what sources say, ``say`` what their programs say.
+) -> Steps[Engine]:
+    """The same with pauses; ``on_answer`` hears what sources say, ``say`` what their
+    programs say.
 
     ``serving``: guard against becoming an open relay while running (at the
-    start, :func:`relay_problem` does).  Raises :class:`~proxy.config.ConfigError`
-    for a rule that cannot be built.
-    """
+    start, :func:`relay_problem` does)."""
     guard = serving and not config.relay.allow_missing_rcpthosts
     percenthack = config.relay.allow_percenthack
     root = os.fsencode(config.qmail.root)
@@ -128,10 +133,10 @@ def engine(
         on_error=on_error,
         say=say,
     )
-    rules: list[Rule] = [
-        _rule(config, number, context._replace(name=name))
-        for number, name in enumerate(rule_names(config.rules))
-    ]
+    rules: list[Rule] = []
+    for number, name in enumerate(rule_names(config.rules)):
+        rule = yield from _rule(config, number, context._replace(name=name))
+        rules.append(rule)
     # The rule qmail looks after relaying itself, and faster.
     plain = all(isinstance(rule, QmailRule) for rule in rules)
     gate = Gate(host, guard_relay=guard, allow_percenthack=percenthack)
@@ -143,10 +148,14 @@ def engine(
     )
 
 
-def _rule(config: Config, number: int, context: Context) -> Rule:
+def _rule(config: Config, number: int, context: Context) -> Steps[Rule]:
     keys: RuleKeys = config.rules[number]
+    module = rule_module(keys.type)
     try:
-        rule: Rule = rule_module(keys.type).build(keys, context)
+        if hasattr(module, "load"):
+            rule: Rule = yield from module.load(keys, context)
+        else:
+            rule = module.build(keys, context)
     except RuleError as error:
         from proxy.check.rules import problem_of
 

@@ -15,6 +15,7 @@ from proxy.config import Config
 from proxy.observe.events import Event, RuleAnswered
 from proxy.qmail.host import QmailHost
 from proxy.rules.engine import Closable, Engine
+from proxy.rules.slices import in_slices
 
 
 class Engines:
@@ -33,12 +34,14 @@ class Engines:
         self._held: list[tuple[Closable, ...]] = []
         self._closing: set[asyncio.Task[None]] = set()
 
-    def make(self, config: Config, host: QmailHost) -> Engine:
+    async def make(self, config: Config, host: QmailHost) -> Engine:
         """The rules of ``config`` on ``host``; what they hold is let go with the
-        last session that has them."""
-        engine = assemble.engine(
+        last session that has them.  Sessions are served while large files are
+        read."""
+        steps = assemble.engine_in_steps(
             config, host, self._failed, self._answered, self._say, serving=True
         )
+        engine = await in_slices(steps)
         if engine.holders:
             self._held.append(engine.holders)
             weakref.finalize(engine, self._unused, engine.holders).atexit = False

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from proxy import __version__, assemble
+from proxy.again import Again
 from proxy.backend.choice import Backends
 from proxy.certificates import TlsError, expires_soon, server_tls
 from proxy.config import Config, ConfigError
@@ -98,6 +99,7 @@ class Service:
         self.log = log
         self._limited = Limiter(log)
         self._reload = reload
+        self._hup = Again(self._take_new)
         self._share = share
         self._worker = share.worker if share else 0
         self._tell = share.tell if share else _tell_nobody
@@ -150,7 +152,7 @@ class Service:
         share = self._share
         board = share.board if share else None
         self.door = Door(
-            engine=self._engines.make(config, host),
+            engine=await self._engines.make(config, host),
             backends=self.backends,
             observer=observer,
             hostname=hostname,
@@ -227,7 +229,7 @@ class Service:
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         if self._share is None or self._share.board is None:
             loop.add_signal_handler(signal.SIGINT, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hup.ask)
         # Held until now: one that came meanwhile counts.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
@@ -245,12 +247,12 @@ class Service:
             self._kill.set()
         self._stopping.set()
 
-    def reload(self) -> None:
+    async def _take_new(self) -> None:
         """Take a new configuration for new sessions, or keep the old one."""
         self._tell("reloading", "")
-        self._tell("reloaded", self._reloaded())
+        self._tell("reloaded", await self._reloaded())
 
-    def _reloaded(self) -> str:
+    async def _reloaded(self) -> str:
         """Do it; what there is to say of it."""
         door, watch = self.door, self.watch
         if self._reload is None or door is None or watch is None:
@@ -263,7 +265,7 @@ class Service:
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
             behind = assemble.places(config, self._worker)
-            engine = self._engines.make(config, host)
+            engine = await self._engines.make(config, host)
         except (ConfigError, StartError, TlsError) as error:
             self.metrics.reloaded(ok=False)
             text = f"reload failed, the old stays: {error}"
@@ -287,6 +289,7 @@ class Service:
     async def close(self) -> None:
         """Drain within the grace time, then end everything."""
         self._listening = False
+        await self._hup.close()
         if self.watch is not None:
             self.watch.close()
         for server in self._servers:

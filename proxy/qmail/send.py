@@ -71,7 +71,7 @@ def read_settings(control: ControlFiles) -> SendSettings:
         locals=local,
         percenthack=control.names(b"percenthack") or {},
         virtualdomains=virtual,
-        by_address=any(b"@" in key for key in virtual),
+        by_address=b"@" in b"\n".join(virtual),
     )
 
 

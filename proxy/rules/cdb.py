@@ -16,12 +16,12 @@ from proxy.config.values import AbsolutePath, wrong
 from proxy.qmail.control import entries
 from proxy.rules import cdbformats
 from proxy.rules.cdbfile import REMEDY, CdbFile
+from proxy.rules.slices import Steps, at_once
 from proxy.rules.source import (
     BaseSource,
     Context,
     Finding,
     Says,
-    Source,
     SourceDown,
     SourceRule,
 )
@@ -122,7 +122,6 @@ class CdbSource(BaseSource):
     """A cdb, a text file, or both as one."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        """Raises :class:`RuleError` for a text file that cannot be used."""
         self._format = _FORMATS[settings.format]
         self._name = " and ".join(filter(None, (settings.text, settings.file)))
         self._text: Whole[Names] | None = None
@@ -132,6 +131,11 @@ class CdbSource(BaseSource):
             self._text = Whole(text, Names, context, settings.guard)
         if settings.file is not None:
             self._cdb = CdbFile(encoded(settings.file), context, settings.guard)
+
+    def load(self) -> Steps[None]:
+        """Read the text file; raises :class:`RuleError` where it cannot be used."""
+        if self._text is not None:
+            yield from self._text.load()
 
     def query(self, question: Question) -> str:
         return f"{shown(question.mailbox.lower())} in {self._name}"
@@ -163,13 +167,16 @@ class RecipientsSource(BaseSource):
     """``control/recipients``, and the cdb files that it names."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        """Raises :class:`RuleError` for a file that cannot be used."""
         self._context = context
         self._guard = settings.guard
         self._name = settings.file or ""
         self._file = recipients_file(settings, context)
         self._cdbs: dict[bytes, CdbFile] = {}
         self._lines: Recipients | None = None
+
+    def load(self) -> Steps[None]:
+        """Read the file; raises :class:`RuleError` where it cannot be used."""
+        yield from self._file.load()
 
     def query(self, question: Question) -> str:
         return f"{shown(question.mailbox.lower())} in {self._name}"
@@ -196,19 +203,25 @@ class RecipientsSource(BaseSource):
 
 
 def recipients_file(settings: Settings, context: Context) -> Whole[Recipients]:
-    """s/qmail's text file, read; raises :class:`RuleError`."""
+    """s/qmail's text file, which is not read yet."""
     path, home = encoded(settings.file or ""), context.host.settings.home
     return Whole(path, lambda: RecipientsLines(path, home), context)
 
 
-def build(settings: Settings, context: Context) -> SourceRule:
+def load(settings: Settings, context: Context) -> Steps[SourceRule]:
     """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`."""
-    source: Source
+    source: CdbSource | RecipientsSource
     if settings.format == "recipients":
         source = RecipientsSource(settings, context)
     else:
         source = CdbSource(settings, context)
+    yield from source.load()
     return SourceRule(settings, source, context)
+
+
+def build(settings: Settings, context: Context) -> SourceRule:
+    """The same at once."""
+    return at_once(load(settings, context))
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:
@@ -216,13 +229,16 @@ def check(settings: Settings, context: Context) -> Iterator[Trouble]:
     paths = []
     try:
         if settings.format == "recipients":
-            paths = recipients_file(settings, context).look().paths()
+            recipients = recipients_file(settings, context)
+            at_once(recipients.load())
+            paths = recipients.look().paths()
         elif settings.file is not None:
             paths = [encoded(settings.file)]
         if settings.text is not None:
             path = encoded(settings.text)
-            names = Whole(path, Names, context).look()
-            what = f"has {len(names)} entries"
+            text = Whole(path, Names, context)
+            at_once(text.load())
+            what = f"has {len(text.look())} entries"
             yield Trouble(what, "see that this is meant", "", path, 0, NOTE)
     except RuleError as error:
         yield from error.troubles

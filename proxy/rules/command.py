@@ -1,7 +1,7 @@
 """The rule ``command``: a program of the site's own.
 
 Knows: how it is asked, once for each question or line by line, and what it answers.
-Knows not: how programs are run (``running``, ``coprocess``).
+Knows not: how programs are run (``eachtime``, ``coprocess``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import Text, split_words, wrong
 from proxy.rules.coprocess import Coprocesses
+from proxy.rules.eachtime import EachTime
 from proxy.rules.pointed import program as check_program
-from proxy.rules.running import Ended, Programs
-from proxy.rules.said import refusal, shown
+from proxy.rules.running import Ended
+from proxy.rules.said import refusal, shown, worded
 from proxy.rules.source import (
     BaseSource,
     Context,
@@ -27,7 +28,7 @@ from proxy.rules.source import (
     SourceDown,
     SourceRule,
 )
-from proxy.rules.surroundings import Surroundings, fit
+from proxy.rules.surroundings import fit
 from proxy.rules.tcp_table import read_line
 from proxy.rules.trouble import Trouble
 from proxy.rules.verdict import Question
@@ -84,46 +85,32 @@ class Settings(RemoteKeys):
     )
 
 
-class Once(BaseSource):
+class Once(EachTime):
     """Runs the program for each question."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__(settings.concurrency, context)
         self._settings = settings
-        self._surroundings = Surroundings(context.host)
-        self._programs = Programs(settings.concurrency, context)
 
     def query(self, question: Question) -> str:
         return f"{self._settings.command[0]}, RECIPIENT={shown(question.mailbox)}"
 
-    def key(self, question: Question) -> bytes | None:
-        return None  # the answer depends on the sender and the client, too
-
     async def ask(self, question: Question) -> Finding:
-        facts = question.facts()
-        environment = self._surroundings.of(question, facts)
-        environment[b"RECIPIENT"] = fit("recipient", question.mailbox)
-        environment[b"SENDER"] = fit("sender", question.sender)
-        environment[b"HELO"] = fit("HELO name", facts.helo)
         command = list(_arguments(self._settings.command, question))
-        return self._finding(await self._programs.run(command, environment))
-
-    async def close(self) -> None:
-        await self._programs.close()
+        return self._finding(await self.run(command, question, question.mailbox))
 
     def _finding(self, ended: Ended) -> Finding:
         status = ended.status
         note = f"exit status {status}"
-        reply = refusal(ended.output.partition(b"\n")[0])
+        own = refusal(ended.output.partition(b"\n")[0])
         if status == _FOUND:
             return Finding(Says.FOUND, note)
         if status == _MISSING:
-            reply = reply if reply is not None and reply.permanent else None
-            return Finding(Says.REJECT if reply else Says.MISSING, note, reply)
+            return worded(Says.MISSING, note, own)
         if status == _PASS:
             return Finding(Says.PASS, note)
         if status in _DEFERRED:
-            reply = reply if reply is not None and reply.temporary else None
-            return Finding(Says.DEFER, note, reply)
+            return worded(Says.DEFER, note, own)
         note = f"ended by signal {-status}" if status < 0 else note
         raise SourceDown(f"{self._settings.command[0]}: {note}")
 
@@ -165,12 +152,7 @@ def answered(line: bytes) -> Finding:
     says = _WORDS.get(match[1]) if match else None
     if match is None or says is None:
         raise SourceDown(f"not an answer: {shown(line)}")
-    note, reply = shown(line), refusal(match[2] or b"")
-    if says in (Says.MISSING, Says.REJECT) and reply is not None and reply.permanent:
-        return Finding(Says.REJECT, note, reply)
-    if says is Says.DEFER and reply is not None and reply.temporary:
-        return Finding(says, note, reply)
-    return Finding(says, note)
+    return worded(says, shown(line), refusal(match[2] or b""))
 
 
 def build(settings: Settings, context: Context) -> SourceRule:

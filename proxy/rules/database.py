@@ -1,8 +1,14 @@
 """One SQL database behind a rule: a bounded pool, time limits, one exception.
 
-Knows: SQLAlchemy's engines over asyncpg, asyncmy and aiosqlite; what a lost
-connection means.  Knows not: any query.  Used by the rules that ask databases;
-imported only when one is configured, as it wants the extra ``sql``.
+Knows: SQLAlchemy's engines, which make connections and put statements into the
+driver's words; what a lost connection means.  Knows not: any query; how a driver
+runs a statement (``drivers``).  Used by the rules that ask databases; imported only
+when one is configured, as it wants the extra ``sql``.
+
+Connections are kept here and not in SQLAlchemy's pool, and are asked through the
+driver itself: so an answer costs hardly more than its round trip.  Each statement is
+a transaction of its own, so nothing is to be undone between two questions.  What is
+given up on leaves a connection in doubt; that is closed, and never asked again.
 
 Queries are reads, so one that a connection died on is asked again, once, on a
 new connection: a server that was restarted costs no recipient a deferral.
@@ -11,28 +17,21 @@ new connection: a server that was restarted costs no recipient a deferral.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from sqlalchemy import TextClause, bindparam, text
+from sqlalchemy import NullPool, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from proxy.rules.drivers import DRIVERS, Driver, Rows
 from proxy.rules.source import SourceDown
-
-Row = Sequence[Any]
-
-DRIVERS = {
-    "postgresql": "postgresql+asyncpg",
-    "mysql": "mysql+asyncmy",
-    "mariadb": "mysql+asyncmy",
-    "sqlite": "sqlite+aiosqlite",
-}
-"""The driver for each kind of database."""
 
 # What "no such table" and "no such column" are: SQLSTATE of PostgreSQL, error
 # numbers of MySQL and MariaDB, the text of SQLite.
@@ -45,13 +44,28 @@ _WHY_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLimits:
-    """``connections`` at a time; seconds for a new connection, and for an
-    answer with everything that goes before it; rows of one answer."""
+    """``connections`` at a time; seconds for a new connection, and for an answer
+    with everything that goes before it (``None``: who asks sees to that); rows of one
+    answer."""
 
     connections: int = 4
     connect_timeout: float = 5.0
-    query_timeout: float = 5.0
+    query_timeout: float | None = 5.0
     rows: int = 1000
+
+
+class _Held(NamedTuple):
+    """A connection: SQLAlchemy's, which closes it, and the driver's own."""
+
+    whole: AsyncConnection
+    own: Any
+
+
+class _Statement(NamedTuple):
+    """A query in the driver's words; the parameters by their places."""
+
+    text: str
+    names: tuple[str, ...]
 
 
 class Database:
@@ -74,111 +88,167 @@ class Database:
         it.  Raises ``ValueError`` for what is none, without its text, which may
         hold a password."""
         self.limits = limits or DatabaseLimits()
-        url = _with_driver(url)
+        url, self._driver = _with_driver(url)
         if password:
             url = url.set(password=password)
         self._password = url.password or ""
         self.shown = url.set(query={}).render_as_string(hide_password=True)
         self._engine = self._make_engine(url, dict(connect_args or {}))
+        self._in_words = lru_cache(maxsize=256)(self._compiled)
+        # A place is held by each question, and by a connection that is being closed
+        # in its stead; the free connections fill places that nobody holds.
+        self._places = asyncio.Semaphore(self.limits.connections)
+        self._free: list[_Held] = []
+        self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
-        # What is given up on goes on until its connection is put away.
-        self._ending: set[asyncio.Task[Any]] = set()
 
     def _make_engine(self, url: URL, connect_args: dict[str, object]) -> AsyncEngine:
         limits = self.limits
-        if url.drivername == DRIVERS["postgresql"]:
+        if url.drivername == DRIVERS["postgresql"].name:
             connect_args.setdefault("timeout", limits.connect_timeout)
-        elif url.drivername == DRIVERS["mysql"]:
+        elif url.drivername == DRIVERS["mysql"].name:
             # The driver wants whole seconds.
             connect_args.setdefault("connect_timeout", int(limits.connect_timeout) + 1)
-        if url.drivername == DRIVERS["sqlite"]:
+        if url.drivername == DRIVERS["sqlite"].name:
             url = _read_only(url)
             # A file that another process writes to is waited for.
-            connect_args.setdefault("timeout", limits.query_timeout)
+            seconds = limits.query_timeout or limits.connect_timeout
+            connect_args.setdefault("timeout", seconds)
         return create_async_engine(
             url,
-            pool_size=limits.connections,
-            max_overflow=0,
-            pool_timeout=limits.query_timeout,
+            poolclass=NullPool,  # ours is in its place
             # One statement is its own transaction: no BEGIN, no ROLLBACK, and an
             # answer costs one round trip.
             isolation_level="AUTOCOMMIT",
-            pool_reset_on_return=None,
             hide_parameters=True,
             connect_args=connect_args,
         )
 
-    async def rows(
-        self, query: str | TextClause, parameters: Mapping[str, object]
-    ) -> list[Row]:
-        """All rows of ``query``, which names its parameters ``:so``.
+    async def rows(self, query: str, parameters: Mapping[str, object]) -> Rows:
+        """The answer to ``query``, which names its parameters ``:so``.
 
-        Parameters are bound, never put into the text; a list stands for ``IN
-        :names``, declared by :func:`expanding`.  Raises :class:`SourceDown`.
+        Parameters are bound, never put into the text; a list stands for all its
+        values: ``where name in :names``.  Raises :class:`SourceDown`.
         """
         if self._closed:
             raise SourceDown(f"{self.shown}: closed")
-        statement = _statement(query) if isinstance(query, str) else query
-        task = asyncio.create_task(self._twice(statement, parameters))
+        lists = tuple(
+            (name, len(value))
+            for name, value in parameters.items()
+            if isinstance(value, list)
+        )
+        statement = self._in_words(query, lists)
+        known = _spread(parameters) if lists else parameters
+        values = [known[name] for name in statement.names]
+        if self.limits.query_timeout is None:
+            return await self._twice(statement.text, values)
         try:
-            done, _ = await asyncio.wait({task}, timeout=self.limits.query_timeout)
-        except asyncio.CancelledError:
-            self._give_up(task)
-            raise
-        if not done:
-            self._give_up(task)
+            async with asyncio.timeout(self.limits.query_timeout):
+                return await self._twice(statement.text, values)
+        except TimeoutError:
             seconds = f"{self.limits.query_timeout:g}"
-            raise SourceDown(f"{self.shown}: no answer within {seconds} s")
-        return task.result()
+            raise SourceDown(f"{self.shown}: no answer within {seconds} s") from None
 
-    def _give_up(self, task: asyncio.Task[Any]) -> None:
-        """Cancelled, but not waited for: a connection in doubt is closed first,
-        and that takes as long as the server likes."""
-        task.cancel()
-        self._ending.add(task)
-        task.add_done_callback(self._gone)
-
-    def _gone(self, task: asyncio.Task[Any]) -> None:
-        self._ending.discard(task)
-        if not task.cancelled():
-            task.exception()  # nobody wants to know any more
-
-    async def _twice(
-        self, statement: TextClause, parameters: Mapping[str, object]
-    ) -> list[Row]:
+    async def _twice(self, query: str, values: Sequence[object]) -> Rows:
         try:
-            return await self._once(statement, parameters)
+            return await self._once(query, values)
         except _Lost:
-            pass
+            # What died with it is of no use either.
+            while self._free:
+                self._put_away(self._free.pop())
         try:
-            return await self._once(statement, parameters)
+            return await self._once(query, values)
         except _Lost as lost:
             raise SourceDown(str(lost)) from None
 
-    async def _once(
-        self, statement: TextClause, parameters: Mapping[str, object]
-    ) -> list[Row]:
+    async def _once(self, query: str, values: Sequence[object]) -> Rows:
         most = self.limits.rows
+        await self._places.acquire()
+        held = self._free.pop() if self._free else await self._connect()
         try:
-            async with self._engine.connect() as connection:
-                result = await connection.execute(statement, parameters)
-                found = result.fetchmany(most + 1)
-                result.close()
-                if self._closed:
-                    await connection.invalidate()
-        except DBAPIError as error:
-            why = self._why(error)
-            if error.connection_invalidated:
-                raise _Lost(why) from None
-            if _no_table(error):
-                raise NoSuchTable(why) from None
-            raise SourceDown(why) from None
+            found = await self._driver.run(held.own, query, values, most + 1)
         # Drivers raise what they like; whatever it is, there is no answer.
         except Exception as error:
-            raise SourceDown(self._why(error)) from None
-        if len(found) > most:
+            why = self._why(error)
+            if not self._driver.answered(held.own, error):
+                self._put_away(held, self._places)
+                raise _Lost(why) from None
+            self._give_back(held)
+            raise (NoSuchTable if _no_table(error) else SourceDown)(why) from None
+        except BaseException:  # given up on, while the server works
+            self._put_away(held, self._places)
+            raise
+        self._give_back(held)
+        if len(found.rows) > most:
             raise SourceDown(f"{self.shown}: more than {most} rows")
-        return list(found)
+        return found
+
+    def _give_back(self, held: _Held) -> None:
+        if self._closed:
+            self._put_away(held, self._places)
+        else:
+            self._free.append(held)
+            self._places.release()
+
+    # To connect, and to close.  Both take as long as the server likes, and go on when
+    # nobody waits for them any more.
+
+    async def _connect(self) -> _Held:
+        """A new connection; the place is given up where there is none."""
+        connecting = asyncio.create_task(self._connected())
+        try:
+            await asyncio.wait({connecting})
+        except asyncio.CancelledError:
+            connecting.cancel()
+            self._follow(self._unwanted(connecting))
+            raise
+        try:
+            return connecting.result()
+        except Exception as error:
+            self._places.release()
+            raise SourceDown(self._why(error)) from None
+
+    async def _connected(self) -> _Held:
+        whole = await self._engine.connect()
+        raw = await whole.get_raw_connection()
+        return _Held(whole, raw.driver_connection)
+
+    async def _unwanted(self, connecting: asyncio.Task[_Held]) -> None:
+        """Who wanted it has gone; somebody else may have it."""
+        await asyncio.wait({connecting})
+        if connecting.cancelled() or connecting.exception() is not None:
+            self._places.release()
+        else:
+            self._give_back(connecting.result())
+
+    def _put_away(self, held: _Held, place: asyncio.Semaphore | None = None) -> None:
+        """Close a connection that nobody may ask again, which then frees ``place``."""
+        self._follow(self._away(held, place))
+
+    async def _away(self, held: _Held, place: asyncio.Semaphore | None) -> None:
+        try:
+            with contextlib.suppress(Exception):
+                await held.whole.invalidate()
+                await held.whole.close()
+        finally:
+            if place is not None:
+                place.release()
+
+    def _follow(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _compiled(self, query: str, lists: tuple[tuple[str, int], ...]) -> _Statement:
+        """The driver's words for a query with lists of so many values."""
+        for name, length in lists:
+            places = ", ".join(f":{each}" for each in _places_of(name, length))
+            # No value is equal to NULL.
+            query = re.sub(
+                rf"(?<![:\w\\]):{name}(?!\w)", f"({places or 'NULL'})", query
+            )
+        compiled = text(query).compile(dialect=self._engine.dialect)
+        return _Statement(str(compiled), tuple(compiled.positiontup or ()))
 
     def _why(self, error: Exception) -> str:
         """One line without secrets: drivers quote what they were given."""
@@ -195,9 +265,11 @@ class Database:
     async def close(self) -> None:
         """Close every connection; those in use when their answer is there."""
         self._closed = True
-        await self._engine.dispose()
+        while self._free:
+            self._put_away(self._free.pop())
         if self._ending:
             await asyncio.wait(self._ending, timeout=self.limits.connect_timeout)
+        await self._engine.dispose()
 
 
 class NoSuchTable(SourceDown):
@@ -218,12 +290,7 @@ def database_url(
     )
 
 
-def expanding(query: str, *names: str) -> TextClause:
-    """``query`` whose parameters ``names`` are lists: ``where x in :names``."""
-    return text(query).bindparams(*(bindparam(name, expanding=True) for name in names))
-
-
-def _with_driver(url: str | URL) -> URL:
+def _with_driver(url: str | URL) -> tuple[URL, Driver]:
     try:
         made = make_url(url)
     except ArgumentError:
@@ -231,13 +298,8 @@ def _with_driver(url: str | URL) -> URL:
     kind = made.get_backend_name()
     if kind not in DRIVERS:
         raise ValueError(f"a database of kind {kind!r} cannot be asked")
-    return made.set(drivername=DRIVERS[kind])
-
-
-@lru_cache(maxsize=256)
-def _statement(query: str) -> TextClause:
-    """The same one each time: it is taken apart once, and compiled once."""
-    return text(query)
+    driver = DRIVERS[kind]
+    return made.set(drivername=driver.name), driver
 
 
 def _read_only(url: URL) -> URL:
@@ -246,17 +308,25 @@ def _read_only(url: URL) -> URL:
     return url.set(database=path, query={**url.query, "mode": "ro", "uri": "true"})
 
 
-def columns(row: Row) -> dict[str, Any]:
-    """The values of a row by the names of their columns, in lower case."""
-    names: Sequence[str] = getattr(row, "_fields", ())
-    return {name.lower(): value for name, value in zip(names, row, strict=False)}
+def _places_of(name: str, length: int) -> list[str]:
+    return [f"{name}__{number}" for number in range(length)]
 
 
-def _no_table(error: DBAPIError) -> bool:
-    cause = error.orig
-    if getattr(cause, "sqlstate", None) in _NO_TABLE_STATES:
+def _spread(parameters: Mapping[str, object]) -> dict[str, object]:
+    """``parameters`` with each value of a list by the name of its place."""
+    spread: dict[str, object] = {}
+    for name, value in parameters.items():
+        if isinstance(value, list):
+            spread.update(zip(_places_of(name, len(value)), value, strict=True))
+        else:
+            spread[name] = value
+    return spread
+
+
+def _no_table(error: Exception) -> bool:
+    if getattr(error, "sqlstate", None) in _NO_TABLE_STATES:
         return True
-    first = cause.args[0] if isinstance(cause, Exception) and cause.args else None
+    first = error.args[0] if error.args else None
     if first in _NO_TABLE_NUMBERS:
         return True
     return isinstance(first, str) and first.startswith(_NO_TABLE_TEXTS)

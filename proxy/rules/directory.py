@@ -149,6 +149,9 @@ class Directory:
         connection.set_option(ldap.OPT_TIMEOUT, settings.query_timeout)
         if settings.ca is not None:
             connection.set_option(ldap.OPT_X_TLS_CACERTFILE, settings.ca)
+            # Whatever ldap.conf(5) says.
+            demand = ldap.OPT_X_TLS_DEMAND
+            connection.set_option(ldap.OPT_X_TLS_REQUIRE_CERT, demand)
             try:
                 connection.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
             except ValueError:

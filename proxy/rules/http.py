@@ -1,20 +1,22 @@
 """The rule ``http``: a URL of the site's own.
 
 Knows: how the address is sent, what statuses and bodies mean.  Knows not: HTTP
-(``web``).
+(``web``), how credentials are written (``credentials``).
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
-from urllib.parse import quote
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from proxy.config.rules import RemoteKeys
-from proxy.config.values import split_list
-from proxy.rules.said import refusal, refused, shown
+from proxy.config.values import AbsolutePath, Text, is_loopback, split_list, wrong
+from proxy.rules.credentials import Credentials
+from proxy.rules.said import refusal, shown, worded
 from proxy.rules.source import (
     BaseSource,
     Context,
@@ -23,12 +25,19 @@ from proxy.rules.source import (
     SourceDown,
     SourceRule,
 )
+from proxy.rules.trouble import WARNING, Trouble
 from proxy.rules.verdict import Question
 from proxy.rules.web import Heard, Url, Web
 
 What = Literal["recipient", "sender", "client", "helo", "user"]
 
-_FOUND, _MISSING = (200, 204), 404
+_FOUND, _UNAUTHORIZED, _MISSING = (200, 204), 401, 404
+
+
+def _checked_user(text: str) -> str:
+    if ":" in text or not text.isprintable():
+        raise wrong("is no name for HTTP", "write it without a colon")  # RFC 7617
+    return text
 
 
 class Settings(RemoteKeys):
@@ -53,6 +62,31 @@ class Settings(RemoteKeys):
         description="What is sent, by these names: recipient, sender, client, helo,"
         " user (whom AUTH accepted).",
     )
+    token_file: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/backstop/http.token"],
+        description="A file whose first line is a token, sent as Authorization:"
+        " Bearer.",
+    )
+    user: Annotated[Text, AfterValidator(_checked_user)] | None = Field(
+        default=None,
+        examples=["backstop"],
+        description="A name, sent with its password as Authorization: Basic.",
+    )
+    password_file: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/backstop/http.password"],
+        description="A file whose first line is the password of user.",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.user is None) != (self.password_file is None):
+            has, lacks = ("user", "password_file")[:: 1 if self.user else -1]
+            raise wrong(f"has {has} but no {lacks}", "write both, or neither")
+        if self.token_file and self.user:
+            raise wrong("has both token_file and user", "write one of them")
+        return self
 
 
 class Http(BaseSource):
@@ -61,6 +95,7 @@ class Http(BaseSource):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._web = Web(keep=True)
+        self._credentials = _credentials(settings)
 
     def query(self, question: Question) -> str:
         if self._settings.method == "POST":
@@ -72,10 +107,25 @@ class Http(BaseSource):
         return super().key(question) if alone else None
 
     async def ask(self, question: Question) -> Finding:
+        credentials = self._credentials
+        if credentials is None:
+            return _finding(await self._heard(question, ""))
+        try:
+            heard = await self._heard(question, credentials.header())
+            if heard.status == _UNAUTHORIZED:
+                credentials.refused()
+            found = _finding(heard)
+        except SourceDown as error:
+            raise SourceDown(credentials.hidden(str(error))) from None
+        return found._replace(note=credentials.hidden(found.note))
+
+    async def _heard(self, question: Question, authorization: str) -> Heard:
+        web, url = self._web, self._settings.url
         if self._settings.method == "POST":
             data = self._object(question)
-            return _finding(await self._web.ask("POST", self._settings.url, data))
-        return _finding(await self._web.ask("GET", self._url(question)))
+            return await web.ask("POST", url, data, authorization=authorization)
+        url = self._url(question)
+        return await web.ask("GET", url, authorization=authorization)
 
     async def close(self) -> None:
         await self._web.close()
@@ -106,17 +156,24 @@ class Http(BaseSource):
         }
 
 
+def _credentials(settings: Settings) -> Credentials | None:
+    if settings.token_file is None and settings.user is None:
+        return None
+    user, password_file = settings.user or "", settings.password_file or ""
+    return Credentials(settings.token_file, user, password_file)
+
+
 def _finding(heard: Heard) -> Finding:
     if heard.status == _MISSING:
         return Finding(Says.MISSING, "404")
     if heard.status not in _FOUND:
         raise SourceDown(f"status {heard.status}: {shown(heard.body)}")
     if heard.json and heard.body:
-        return _worded(heard.body)
+        return _read(heard.body)
     return Finding(Says.FOUND, str(heard.status))
 
 
-def _worded(body: bytes) -> Finding:
+def _read(body: bytes) -> Finding:
     try:
         said = json.loads(body)
         if not isinstance(said, dict) or "verdict" not in said:
@@ -126,15 +183,26 @@ def _worded(body: bytes) -> Finding:
         own = refusal(reply.encode("ascii", "replace"))
     except (ValueError, AttributeError, RecursionError):
         raise SourceDown(f"not an answer: {shown(body)}") from None
-    note = shown(body)
-    if own is not None and (
-        (own.permanent and says in (Says.MISSING, Says.REJECT))
-        or (own.temporary and says is Says.DEFER)
-    ):
-        return refused(own, note)
-    return Finding(says, note)
+    return worded(says, shown(body), own)
 
 
 def build(settings: Settings, context: Context) -> SourceRule:
     """The rule of a ``[[rules]]`` table of this type."""
     return SourceRule(settings, Http(settings), context)
+
+
+def check(settings: Settings, context: Context) -> Iterator[Trouble]:
+    """Whether the credentials can be read, and who else may read them."""
+    credentials = _credentials(settings)
+    if credentials is None:
+        return
+    key = "password_file" if settings.token_file is None else "token_file"
+    try:
+        credentials.header()
+    except SourceDown as error:
+        remedy = "until this is mended its recipients are deferred"
+        yield Trouble(str(error), remedy, key)
+    parts = urlsplit(settings.url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        what = f"{key} goes over the network in the clear, for everybody to read"
+        yield Trouble(what, "write https:// in url", "url", level=WARNING)

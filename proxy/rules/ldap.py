@@ -83,7 +83,8 @@ class Settings(RemoteKeys):
         default=None,
         examples=["/etc/ssl/certs/ca-certificates.crt"],
         description="The authorities (PEM) that may have signed the directory's"
-        " certificate. Default: libldap's own, see ldap.conf(5).",
+        " certificate, which must be good for the host in url. Default: libldap's own,"
+        " see ldap.conf(5).",
     )
     bind_dn: Text | None = Field(
         default=None,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from proxy.config.rules import SourceKeys, Then
 from proxy.config.values import AbsolutePath, split_list, wrong
 from proxy.rules.entries import BadEntry, Entries, Found
+from proxy.rules.slices import Steps, at_once
 from proxy.rules.source import BaseSource, Context, Finding, Says, SourceRule
 from proxy.rules.trouble import NOTE, WARNING, RuleError, Trouble, encoded, shown
 from proxy.rules.verdict import Question
@@ -104,16 +105,20 @@ class ListSource(BaseSource):
     """The entries of the file and of the configuration, as one list."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        """Raises :class:`RuleError` for a file that cannot be used."""
         self._here = Entries()
         for text in settings.addresses:
             self._here.add(encoded(text))
         self._name = settings.file or "addresses"
         self._file: Whole[Entries] | None = None
         if settings.file is not None:
-            self._file = open_file(settings, context)
+            self._file = named_file(settings, context)
         # What is not in an allow-list is refused, here or by what comes next.
         self._patient = settings.found == "accept"
+
+    def load(self) -> Steps[None]:
+        """Read the file; raises :class:`RuleError` where it cannot be used."""
+        if self._file is not None:
+            yield from self._file.load()
 
     def query(self, question: Question) -> str:
         return f"{shown(question.mailbox.lower())} in {self._name}"
@@ -143,15 +148,22 @@ class ListSource(BaseSource):
         return f"{place}: {shown(found.entry)}"
 
 
-def open_file(settings: Settings, context: Context) -> Whole[Entries]:
-    """The file of ``settings``, read; raises :class:`RuleError`."""
+def named_file(settings: Settings, context: Context) -> Whole[Entries]:
+    """The file of ``settings``, which is not read yet."""
     path = encoded(settings.file or "")
     return Whole(path, lambda: Lines(path), context, settings.guard)
 
 
-def build(settings: Settings, context: Context) -> SourceRule:
+def load(settings: Settings, context: Context) -> Steps[SourceRule]:
     """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`."""
-    return SourceRule(settings, ListSource(settings, context), context)
+    source = ListSource(settings, context)
+    yield from source.load()
+    return SourceRule(settings, source, context)
+
+
+def build(settings: Settings, context: Context) -> SourceRule:
+    """The same at once."""
+    return at_once(load(settings, context))
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:
@@ -160,7 +172,9 @@ def check(settings: Settings, context: Context) -> Iterator[Trouble]:
         return
     path = encoded(settings.file)
     try:
-        entries = open_file(settings, context).look()
+        file = named_file(settings, context)
+        at_once(file.load())
+        entries = file.look()
     except RuleError as error:
         yield from error.troubles
         return

@@ -24,7 +24,7 @@ from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.percenthack import leaves_by_percenthack
 from proxy.qmail.trail import Step
-from proxy.qmail.vpopmail_data import Found, NoAnswer
+from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers, Found, NoAnswer
 from proxy.qmail.vpopmail_data import Question as Need
 from proxy.rules.source import ACCEPTED, Context
 from proxy.rules.undecided import Policy, judged
@@ -83,17 +83,21 @@ class QmailRule:
 
     def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
         """Always has an opinion, and at once unless a database has to be asked."""
-        decision = decide(
+        decision = self._decided(question)
+        if decision.need is not None and self._databases is not None:
+            return self._asked(question, decision.need, self._databases)
+        return self._said(question, decision)
+
+    def _decided(self, question: Question, answers: Answers = NO_ANSWERS) -> Decision:
+        return decide(
             self._host,
             question.recipient,
             question.sender,
             question.relayclient,
             question.since,
             traced=question.traced,
+            answers=answers,
         )
-        if decision.need is not None and self._databases is not None:
-            return self._asked(question, decision.need, self._databases)
-        return self._said(question, decision)
 
     async def _asked(
         self, question: Question, need: Need, databases: VpopmailDatabases
@@ -102,15 +106,7 @@ class QmailRule:
         answers: dict[Need, Found | NoAnswer] = {}
         while True:
             answers[need] = await databases.ask(need)
-            decision = decide(
-                self._host,
-                question.recipient,
-                question.sender,
-                question.relayclient,
-                question.since,
-                traced=question.traced,
-                answers=answers,
-            )
+            decision = self._decided(question, answers)
             if decision.need is None:
                 return self._said(question, decision)
             need = decision.need

@@ -1,7 +1,7 @@
 """The rule ``rcptcheck``: programs made for the RCPTCHECK patches of qmail-smtpd.
 
 Knows: their environment, and what their exit statuses mean.  Knows not: how programs
-are run (``running``).
+are run (``eachtime``).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pydantic import Field
 
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import AbsolutePath
+from proxy.rules.eachtime import EachTime
 from proxy.rules.pointed import program as check_program
-from proxy.rules.running import Ended, Programs
-from proxy.rules.said import refusal
+from proxy.rules.running import Ended
+from proxy.rules.said import refusal, worded
 from proxy.rules.source import (
-    BaseSource,
     Context,
     Finding,
     Says,
     SourceDown,
     SourceRule,
 )
-from proxy.rules.surroundings import Surroundings, as_smtpd_has_it, fit
+from proxy.rules.surroundings import as_smtpd_has_it
 from proxy.rules.trouble import Trouble
 from proxy.rules.verdict import Question
 from proxy.smtp import replies
@@ -60,47 +60,34 @@ class Settings(RemoteKeys):
     )
 
 
-class RcptCheck(BaseSource):
+class RcptCheck(EachTime):
     """Runs the program for each question."""
 
     def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__(settings.concurrency, context)
         self._settings = settings
-        self._surroundings = Surroundings(context.host)
-        self._programs = Programs(settings.concurrency, context)
 
     def query(self, question: Question) -> str:
         return self._settings.program
 
-    def key(self, question: Question) -> bytes | None:
-        return None  # the answer depends on the sender and the client, too
-
     async def ask(self, question: Question) -> Finding:
         if question.relayclient is not None and not self._settings.relayclients:
             return Finding(Says.PASS, "not asked: the client may relay")
-        facts = question.facts()
-        environment = self._surroundings.of(question, facts)
-        environment[b"SENDER"] = fit("sender", question.sender)
-        environment[b"RECIPIENT"] = fit("recipient", as_smtpd_has_it(question))
-        environment[b"HELO"] = fit("HELO name", facts.helo)
         command: tuple[str, ...] = (self._settings.program,)
+        more: dict[str, bytes] = {}
         if self._settings.use_fd4:
-            environment[b"USE_FD4"] = b"1"
-            command = (*_WITH_FD4, *command)
-        return self._finding(await self._programs.run(command, environment))
-
-    async def close(self) -> None:
-        await self._programs.close()
+            command, more = (*_WITH_FD4, *command), {"USE_FD4": b"1"}
+        recipient = as_smtpd_has_it(question)
+        return self._finding(await self.run(command, question, recipient, **more))
 
     def _finding(self, ended: Ended) -> Finding:
         status = ended.status
         note = f"exit status {status}"
         own = refusal(ended.output) if self._settings.use_fd4 else None
         if status == 100:
-            own = own if own is not None and own.permanent else None
-            return Finding(Says.REJECT if own else Says.MISSING, note, own)
+            return worded(Says.MISSING, note, own)
         if status == 111:
-            own = own if own is not None and own.temporary else None
-            return Finding(Says.DEFER, note, own)
+            return worded(Says.DEFER, note, own)
         if status == 112:
             return Finding(Says.PASS, note)
         if status == 113:

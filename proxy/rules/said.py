@@ -44,6 +44,17 @@ def refused(reply: Reply, note: str) -> Finding:
     return Finding(Says.REJECT if reply.permanent else Says.DEFER, note, reply)
 
 
+def worded(says: Says, note: str, own: Reply | None) -> Finding:
+    """``says``, in the source's ``own`` words where they fit: a lasting refusal for
+    what is not there, a passing one for what cannot be told now."""
+    lasting = says in (Says.MISSING, Says.REJECT)
+    if own is not None and (
+        (lasting and own.permanent) or (says is Says.DEFER and own.temporary)
+    ):
+        return refused(own, note)
+    return Finding(says, note)
+
+
 def shown(data: bytes, limit: int = 200) -> str:
     """Foreign bytes in a note."""
     return data[:limit].decode("latin-1")

@@ -14,6 +14,8 @@ import enum
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from proxy.config.rules import RemoteKeys, SourceKeys
@@ -149,6 +151,7 @@ class SourceRule:
             asyncio.Semaphore(places) if places else nullcontext()
         )
         longest = max(keys.cache_found, self._good_for)
+        self._remembers = max(longest, keys.cache_missing) > 0
         self._found: Memory[Finding] = Memory(longest, self._clock)
         self._missing: Memory[Finding] = Memory(keys.cache_missing, self._clock)
 
@@ -157,7 +160,7 @@ class SourceRule:
         if self._domains and not self._is_for(question.mailbox):
             return None
         began = self._clock()
-        key = self._source.key(question)
+        key = self._source.key(question) if self._remembers else None
         remembered = self._remembered(key)
         if remembered is not None:
             return self._told(question, remembered, "remembered", began)
@@ -247,9 +250,17 @@ class SourceRule:
             if question.notes is not None:
                 question.notes.extend(steps)
             return None
-        kind = Kind(says)
-        reply = finding.reply or _REPLIES[kind]
-        return Verdict(kind, reply, self.name, note, finding.undecided, trace=steps)
+        verdict = _verdict(says, finding.reply, self.name, note, finding.undecided)
+        return replace(verdict, trace=steps) if steps else verdict
+
+
+@lru_cache(maxsize=256)
+def _verdict(
+    says: str, reply: Reply | None, name: str, note: str, undecided: bool
+) -> Verdict:
+    """Most answers of a rule are the same one."""
+    kind = Kind(says)
+    return Verdict(kind, reply or _REPLIES[kind], name, note, undecided)
 
 
 _REPLIES = {

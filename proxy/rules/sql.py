@@ -10,11 +10,13 @@ import importlib.util
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import AbsolutePath, Text, Whole, wrong
+from proxy.rules.encryption import client_context
 from proxy.rules.engine import LIMIT_SECONDS
 from proxy.rules.probe import probed
 from proxy.rules.secret import read_secret
@@ -96,6 +98,31 @@ class Settings(RemoteKeys):
         description="In place of url: a file whose first line is the whole URL, which"
         " may have the password in it.",
     )
+    tls: Literal["none", "require", "verify"] | None = Field(
+        default=None,
+        examples=["verify"],
+        description="How a server is asked over TCP. none: in the clear. require:"
+        " encrypted, or not at all. verify: and its certificate must be good for the"
+        " host in url. Default: the driver's own, which is encrypted for PostgreSQL"
+        " where the server can, and in the clear for MySQL and MariaDB.",
+    )
+    tls_ca: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/backstop/ca.pem"],
+        description="A PEM file with the authorities that may have signed it. Default:"
+        " those that the system trusts.",
+    )
+    tls_certificate: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/backstop/sql.pem"],
+        description="A PEM file with the certificate that we show to the server.",
+    )
+    tls_key: AbsolutePath | None = Field(
+        default=None,
+        examples=["/etc/backstop/sql.key"],
+        description="The file with its key, without a passphrase. Default: the key is"
+        " in the certificate's file.",
+    )
     query: Annotated[Text, AfterValidator(_checked_query)] | None = Field(
         default=None,
         examples=["SELECT 1 FROM mailbox WHERE address = :address"],
@@ -131,12 +158,39 @@ class Settings(RemoteKeys):
                 "url has a password in it, and others may read this file",
                 "write it to a file, and name that in password_file",
             )
+        _checked_tls(self)
         if importlib.util.find_spec("sqlalchemy") is None:
             raise wrong(
                 "type sql wants SQLAlchemy, which is not installed",
                 "pip install 'qmail-backstop[sql]'",
             )
         return self
+
+
+def _checked_tls(keys: Settings) -> None:
+    if keys.tls_ca and keys.tls != "verify":
+        raise wrong("tls_ca is for verifying", 'write tls = "verify"')
+    if keys.tls_certificate and keys.tls not in ("require", "verify"):
+        raise wrong("tls_certificate is for TLS", 'write tls = "verify"')
+    if keys.tls_key and not keys.tls_certificate:
+        raise wrong("tls_key has no certificate", "name it in tls_certificate")
+    if keys.url and keys.tls in ("require", "verify") and not _over_network(keys.url):
+        raise wrong(
+            "there is no TLS to a file or a Unix socket",
+            "leave tls out, or write the server's name in url",
+        )
+
+
+def _over_network(url: str) -> bool:
+    """Whether it names a host.  (Without one, drivers look for a socket.)"""
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        hosts = [parts.hostname or "", *query.get("host", ())]
+    except ValueError:  # no URL; it is told when it is used
+        return False
+    sockets = "unix_socket" in query or any(host.startswith("/") for host in hosts)
+    return any(hosts) and not sockets and not url.startswith("sqlite")
 
 
 def _one_of(name: str, value: str | None, other: str, value2: str | None) -> None:
@@ -201,8 +255,9 @@ class SqlSource:
 
     def query(self, question: Question) -> str:
         """The query, and what its parameters are."""
-        asked = self._for(self._values(question)["domain"]) or self._query
-        bound = self._bound(asked, question).items()
+        known = self._values(question)
+        asked = self._for(known["domain"]) or self._query
+        bound = _bound(asked, known).items()
         return f"{asked.text} ({', '.join(f'{name}={v}' for name, v in bound)})"
 
     def key(self, question: Question) -> bytes | None:
@@ -219,7 +274,7 @@ class SqlSource:
         asked = self._for(known["domain"])
         if asked is None:
             raise SourceDown("no table can be named after this domain")
-        return self._answer(question, asked)
+        return self._answer(asked, known)
 
     async def probe(self) -> None:
         """Try the query with an address that nobody has; raises
@@ -230,7 +285,8 @@ class SqlSource:
         if asked is None or (asked is not self._query and not domains):
             asked = _asked("SELECT 1")  # which tables there are is not known
         nobody = b"backstop-check@" + domain
-        await self._answer(Question(nobody, mailbox=nobody), asked)
+        known = self._values(Question(nobody, mailbox=nobody))
+        await self._answer(asked, known)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -251,35 +307,30 @@ class SqlSource:
             return None
         return _asked(self._query.text.format(table=table))
 
-    def _bound(self, asked: Asked, question: Question) -> dict[str, str]:
-        """What is bound.  Databases hold text: what is no UTF-8 becomes U+FFFD, which
-        no address has; so that it is asked for, and not found."""
-        known = self._values(question)
-        return {name: known[name].decode(errors="replace") for name in asked.names}
-
-    async def _answer(self, question: Question, asked: Asked) -> Finding:
-        rows = await self._rows(asked, self._bound(asked, question))
-        if not rows:
-            return Finding(Says.MISSING, "no row")
-        if "action" not in rows[0]:
-            return Finding(Says.FOUND, "a row")
-        action = rows[0]["action"]
-        if action is None:
-            return Finding(Says.FOUND, "a row")
-        says = _ACTIONS.get(action.lower()) if isinstance(action, str) else None
-        if says is None:
-            known = ", ".join(_ACTIONS)
-            raise SourceDown(f"the column action is {action!r:.40}, not one of {known}")
-        return Finding(says, f"a row, action {says.value}")
-
-    async def _rows(
-        self, asked: Asked, bound: dict[str, str]
-    ) -> list[dict[str, object]]:
-        from proxy.rules.database import columns
-
+    async def _answer(self, asked: Asked, known: dict[str, bytes]) -> Finding:
         if self._database is None:
             self._database = self._connect()
-        return [columns(row) for row in await self._database.rows(asked.text, bound)]
+        names, rows = await self._database.rows(asked.text, _bound(asked, known))
+        if not rows:
+            return Finding(Says.MISSING, "no row")
+        for name, value in zip(names, rows[0], strict=True):
+            if value is not None and name.lower() == "action":
+                return _acted(value)
+        return Finding(Says.FOUND, "a row")
+
+
+def _bound(asked: Asked, known: dict[str, bytes]) -> dict[str, str]:
+    """What is bound.  Databases hold text: what is no UTF-8 becomes U+FFFD, which
+    no address has; so that it is asked for, and not found."""
+    return {name: known[name].decode(errors="replace") for name in asked.names}
+
+
+def _acted(action: object) -> Finding:
+    says = _ACTIONS.get(action.lower()) if isinstance(action, str) else None
+    if says is None:
+        known = ", ".join(_ACTIONS)
+        raise SourceDown(f"the column action is {action!r:.40}, not one of {known}")
+    return Finding(says, f"a row, action {says.value}")
 
 
 def connect(keys: Settings) -> Database:
@@ -287,14 +338,33 @@ def connect(keys: Settings) -> Database:
     where URL or password cannot be read."""
     from proxy.rules.database import Database, DatabaseLimits
 
-    url = keys.url if keys.url_file is None else read_secret(keys.url_file)
+    url = read_secret(keys.url_file) if keys.url_file else str(keys.url)
     password = "" if keys.password_file is None else read_secret(keys.password_file)
     seconds = keys.timeout or LIMIT_SECONDS
-    limits = DatabaseLimits(keys.concurrency, seconds, seconds)
+    # The rule keeps the time of its questions.
+    limits = DatabaseLimits(keys.concurrency, seconds, None)
+    more = _encryption(keys, url)
     try:
-        return Database(str(url), limits, password=password)
+        return Database(url, limits, more, password=password)
     except (ValueError, ImportError) as error:
         raise SourceDown(f"{keys.url_file or 'url'}: {error}") from None
+
+
+def _encryption(keys: Settings, url: str) -> dict[str, object]:
+    """What the drivers are told of TLS."""
+    if keys.tls is None or (keys.tls == "none" and url.startswith("sqlite")):
+        return {}
+    if keys.tls == "none":
+        return {"ssl": False}
+    if not _over_network(url):
+        raise SourceDown(f"{keys.url_file}: there is no TLS to a file or a Unix socket")
+    context = client_context(
+        verify=keys.tls == "verify",
+        authorities=keys.tls_ca,
+        certificate=keys.tls_certificate,
+        key=keys.tls_key,
+    )
+    return {"ssl": context}
 
 
 def build(settings: Settings, context: Context) -> SourceRule:

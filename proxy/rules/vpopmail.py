@@ -141,17 +141,16 @@ class _Tables:
         )
 
     async def _aliases(self, question: Question) -> dict[bytes, tuple[bytes, ...]]:
-        from proxy.rules.database import NoSuchTable, expanding
+        from proxy.rules.database import NoSuchTable
 
-        query = expanding(
+        query = (
             "select alias, valias_line from valias"
-            " where domain = :domain and alias in :names",
-            "names",
+            " where domain = :domain and alias in :names"
         )
         names = _texts(question.aliases)
         values = {"domain": question.domain.decode("ascii"), "names": names}
         try:
-            rows = await self._database.rows(query, values)
+            _, rows = await self._database.rows(query, values)
         except NoSuchTable:
             return {}  # valias_select() makes it, and finds it empty
         found: dict[bytes, list[bytes]] = defaultdict(list)
@@ -193,13 +192,10 @@ class _Tables:
     async def _rows(
         self, source: str, question: Question, values: Mapping[str, object]
     ) -> dict[bytes, Mailbox]:
-        from proxy.rules.database import expanding
-
-        query = expanding(
-            f"select pw_name, pw_gid, pw_dir, pw_shell from {source} pw_name in :names",
-            "names",
+        query = (
+            f"select pw_name, pw_gid, pw_dir, pw_shell from {source} pw_name in :names"
         )
-        rows = await self._database.rows(
+        _, rows = await self._database.rows(
             query, {**values, "names": _texts(question.users)}
         )
         return {

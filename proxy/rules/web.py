@@ -31,7 +31,7 @@ def _checked_url(text: str) -> str:
     if not good or not text.isascii() or not text.isprintable() or " " in text:
         raise wrong("is not a URL", 'write it like "http://127.0.0.1:8998"')
     if parts.username is not None:
-        raise wrong("has a user in it", "let the service know us by our address")
+        raise wrong("has a user in it", "others may read it here: leave it out")
     return text
 
 
@@ -53,7 +53,9 @@ class Web:
         self._keep = keep
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, method: str, url: str, data: Any = None) -> Heard:
+    async def ask(
+        self, method: str, url: str, data: Any = None, *, authorization: str = ""
+    ) -> Heard:
         """The answer to a request; ``url`` is sent as it is, ``data`` as JSON.
 
         Redirects are not followed, no proxy of the environment is used, certificates
@@ -72,9 +74,14 @@ class Web:
                 auto_decompress=False,
                 headers={"Accept-Encoding": "identity"},
             )
+        headers = {"Authorization": authorization} if authorization else None
         try:
             async with session.request(
-                method, URL(url, encoded=True), json=data, allow_redirects=False
+                method,
+                URL(url, encoded=True),
+                json=data,
+                headers=headers,
+                allow_redirects=False,
             ) as response:
                 body = await _read(response)
         except aiohttp.ClientError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Generic, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field
@@ -21,6 +21,7 @@ from proxy.qmail.cache import SETTLED_NS, Identity, identity
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.view import OpenFile, Status
 from proxy.qmail.walk import SUPERUSER, Place, Walker
+from proxy.rules.slices import SLICE, Steps
 from proxy.rules.source import Context, SourceDown
 from proxy.rules.trouble import RuleError, Trouble
 
@@ -42,7 +43,6 @@ REMIND_SECONDS = 600.0
 OLD_DATA = "old data"
 """What ``Context.on_answer`` is told for each question that old data answer."""
 
-_SLICE = 0.002  # seconds of parsing between two looks at the sockets
 _BLOCK = 1 << 17
 _LINES = 100  # between two looks at the clock
 
@@ -131,7 +131,7 @@ class Alarm:
 class Whole(Generic[T]):
     """The data of one file.
 
-    The first time it is read at once, and what is wrong with it is raised as
+    :meth:`load` reads it for the first time, and what is wrong with it is raised as
     :class:`RuleError`; later, good data stay until there are better ones.
     ``guard`` is the share that may be lost (:data:`GUARD`), 0 for all of it.
     """
@@ -148,12 +148,16 @@ class Whole(Generic[T]):
         self._host = context.host
         self._guard = guard
         self._alarm = Alarm(context)
-        self._reading: Generator[None, None, tuple[T, Status]] | None = None
+        self._reading: Steps[tuple[T, Status]] | None = None
         self._refused: Identity | None = None
         self._current: Identity
         self._same = self._settled = True
-        place = _place(Walker(self._host.view, SUPERUSER), path)
-        self._data, status = _finish(self._read(place))
+        self._data: T
+
+    def load(self) -> Steps[None]:
+        """Read it, before anything else is asked of this."""
+        place = _place(Walker(self._host.view, SUPERUSER), self._path)
+        self._data, status = yield from self._read(place)
         self._taken(status)
 
     @property
@@ -200,7 +204,7 @@ class Whole(Generic[T]):
     def _go_on(self, place: Place, loop: asyncio.AbstractEventLoop | None) -> None:
         if self._reading is None:  # closed
             return
-        until = time.perf_counter() + _SLICE
+        until = time.perf_counter() + SLICE
         try:
             while time.perf_counter() < until:
                 next(self._reading)
@@ -228,7 +232,7 @@ class Whole(Generic[T]):
     def _keep(self, error: Exception) -> None:
         self._alarm.set(f"{error}; until then the data of before count")
 
-    def _guarded(self, place: Place) -> Generator[None, None, tuple[T, Status]]:
+    def _guarded(self, place: Place) -> Steps[tuple[T, Status]]:
         new, status = yield from self._read(place)
         if self._guard:
             lost = yield from losses(self._data, new, self._guard)
@@ -237,7 +241,7 @@ class Whole(Generic[T]):
                 raise RuleError([Trouble(what, TAKE_IT, path=self._path)])
         return new, status
 
-    def _read(self, place: Place) -> Generator[None, None, tuple[T, Status]]:
+    def _read(self, place: Place) -> Steps[tuple[T, Status]]:
         try:
             file = Walker(self._host.view, SUPERUSER).open(place)
         except CannotTell as error:
@@ -253,7 +257,7 @@ class Whole(Generic[T]):
         return parser.data(), file.status
 
 
-def losses(old: Data, new: Data, share: float) -> Generator[None, None, str]:
+def losses(old: Data, new: Data, share: float) -> Steps[str]:
     """What ``new`` has lost of ``old``, in words, if for some domain, or in all, that
     is more than ``share`` of many; else ``""``."""
     before: Counter[bytes] = Counter()
@@ -280,9 +284,7 @@ def too_many(before: int, lost: int, share: float) -> bool:
     return before >= MANY and (lost > share * before or lost == before)
 
 
-def _lines(
-    file: OpenFile, parser: Parser[Data], path: bytes
-) -> Generator[None, None, None]:
+def _lines(file: OpenFile, parser: Parser[Data], path: bytes) -> Steps[None]:
     """Hand each line to the parser, pausing now and then."""
     number, offset, rest = 0, 0, b""
     while block := file.pread(_BLOCK, offset):
@@ -303,16 +305,6 @@ def _lines(
         yield
     if rest:
         parser.line(number + 1, rest)
-
-
-def _finish(reading: Generator[None, None, tuple[T, Status]]) -> tuple[T, Status]:
-    """Do all of it now."""
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            found: tuple[T, Status] = end.value
-            return found
 
 
 def _loop() -> asyncio.AbstractEventLoop | None:

@@ -91,6 +91,17 @@ def test_any_bytes_can_be_read(content: bytes) -> None:
     assert all(b"\0" not in value for value, _ in parse_map(content).values())
 
 
+@given(st.text("aA:#\0 \t\n", max_size=60).map(str.encode))
+def test_a_map_is_made_of_entries(content: bytes) -> None:
+    """constmap_init() with a colon, on what control_readfile() leaves."""
+    expected = {}
+    for entry, number in entries(content):
+        key, colon, value = entry.partition(b":")
+        if colon:
+            expected[key.lower()] = (value, number)
+    assert parse_map(content) == expected
+
+
 def test_a_missing_file_is_none() -> None:
     files = control(Files())
     assert files.line(b"me") is None

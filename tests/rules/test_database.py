@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import URL
 
-from proxy.rules.database import Database, DatabaseLimits, NoSuchTable, expanding
+from proxy.rules.database import Database, DatabaseLimits, NoSuchTable
 from proxy.rules.source import SourceDown
 from tests.support.mariadb import MariaDB
 from tests.support.postgres import NAME, PASSWORD, USER, Postgres
@@ -46,21 +46,27 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     it.sql("drop table people")
 
 
+async def asked(database: Database, query: str, **values: object) -> list[object]:
+    return [*map(tuple, (await database.rows(query, values)).rows)]
+
+
 async def test_found_and_not_found(server: Server) -> None:
     database = server.make(DatabaseLimits())
-    assert [*map(tuple, await database.rows(QUERY, {"name": "bob"}))] == [("bob",)]
-    assert await database.rows(QUERY, {"name": "nobody"}) == []
-    several = expanding("select name from people where name in :names", "names")
-    rows = await database.rows(several, {"names": ["bob", "alice", "eve"]})
-    assert sorted(row[0] for row in rows) == ["alice", "bob"]
+    assert await asked(database, QUERY, name="bob") == [("bob",)]
+    assert await asked(database, QUERY, name="nobody") == []
+    several = "select name from people where name in :names order by name"
+    names = ["bob", "alice", "eve"]
+    assert await asked(database, several, names=names) == [("alice",), ("bob",)]
+    assert await asked(database, several, names=["bob"]) == [("bob",)]
+    assert await asked(database, several, names=[]) == []
     await database.close()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_key_is_only_a_key(server: Server, name: str) -> None:
     database = server.make(DatabaseLimits())
-    assert await database.rows(QUERY, {"name": name}) == []
-    assert len(await database.rows("select name from people", {})) == 2
+    assert await asked(database, QUERY, name=name) == []
+    assert len(await asked(database, "select name from people")) == 2
     await database.close()
 
 
@@ -85,18 +91,18 @@ async def test_more_rows_than_wanted_are_no_answer(server: Server) -> None:
 
 async def test_a_restart_costs_nobody_an_answer(server: Server) -> None:
     database = server.make(DatabaseLimits(connections=2))
-    asked = [database.rows(QUERY, {"name": "bob"}) for _ in range(2)]
-    assert all(await asyncio.gather(*asked))
+    both = await asyncio.gather(*(asked(database, QUERY, name="bob") for _ in "12"))
+    assert both == [[("bob",)], [("bob",)]]
     server.it.stop()
     server.it.start()
     for _ in range(3):
-        assert await database.rows(QUERY, {"name": "bob"})
+        assert await asked(database, QUERY, name="bob")
     await database.close()
 
 
 async def test_a_server_that_is_down_is_no_answer(server: Server) -> None:
     database = server.make(DatabaseLimits())
-    assert await database.rows(QUERY, {"name": "bob"})
+    assert await asked(database, QUERY, name="bob")
     server.it.stop()
     try:
         for _ in range(3):
@@ -105,7 +111,7 @@ async def test_a_server_that_is_down_is_no_answer(server: Server) -> None:
             assert PASSWORD not in str(raised.value)
     finally:
         server.it.start()
-    assert await database.rows(QUERY, {"name": "bob"})
+    assert await asked(database, QUERY, name="bob")
     await database.close()
 
 
@@ -113,8 +119,8 @@ async def test_a_server_that_is_silent_is_no_answer(server: Server) -> None:
     """And those that wait for it keep nobody else from anything."""
     database = server.make(DatabaseLimits(connections=2, query_timeout=0.3))
     sleep = "pg_sleep" if isinstance(server.it, Postgres) else "sleep"
-    asked = [database.rows(f"select {sleep}(20)", {}) for _ in range(6)]
-    for answer in await asyncio.gather(*asked, return_exceptions=True):
+    slow = [database.rows(f"select {sleep}(20)", {}) for _ in range(6)]
+    for answer in await asyncio.gather(*slow, return_exceptions=True):
         assert isinstance(answer, SourceDown)
         assert "no answer within 0.3 s" in str(answer)
     await _in_time(database)
@@ -126,7 +132,7 @@ async def _in_time(database: Database) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
-                assert await database.rows(QUERY, {"name": "bob"})
+                assert await asked(database, QUERY, name="bob")
             except SourceDown:
                 continue
             return
@@ -139,6 +145,61 @@ async def test_whoever_gives_up_leaves_a_sound_pool(server: Server) -> None:
         async with asyncio.timeout(0.1):
             await database.rows(f"select {sleep}(20)", {})
     await _in_time(database)
+    await database.close()
+
+
+async def which(database: Database) -> object:
+    """What the server calls the connection that answers next."""
+    word = "pg_backend_pid" if "postgresql" in database.shown else "connection_id"
+    (row,) = await asked(database, f"select {word}()")
+    assert isinstance(row, tuple)
+    return row[0]
+
+
+async def test_a_connection_in_doubt_is_never_asked_again(server: Server) -> None:
+    """But what the server itself refuses, however often, costs no new one."""
+    database = server.make(DatabaseLimits(connections=1, query_timeout=5))
+    first = await which(database)
+    for query in ("select name from nowhere", "select name frm people"):
+        with pytest.raises(SourceDown):
+            await database.rows(query, {})
+    if isinstance(server.it, Postgres):  # where the driver itself says no
+        with pytest.raises(SourceDown, match="invalid input"):
+            await database.rows("select 1 where 1 = :name", {"name": "bob"})
+    assert await which(database) == first
+    sleep = "pg_sleep" if isinstance(server.it, Postgres) else "sleep"
+    leaving = asyncio.ensure_future(database.rows(f"select {sleep}(20)", {}))
+    done, _ = await asyncio.wait({leaving}, timeout=0.1)
+    assert not done
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    assert await which(database) != first
+    await database.close()
+
+
+async def test_a_connection_that_was_killed_costs_nobody_an_answer(
+    server: Server,
+) -> None:
+    database = server.make(DatabaseLimits(connections=1))
+    first = await which(database)
+    if isinstance(server.it, Postgres):
+        server.it.sql(f"select pg_terminate_backend({first})", "postgres", "postgres")
+    else:
+        server.it.sql(f"kill {first}", "mysql", "root")
+    assert await which(database) != first
+    await database.close()
+
+
+async def test_who_leaves_while_connecting_leaves_a_sound_pool(server: Server) -> None:
+    database = server.make(DatabaseLimits(connections=1))
+    for _ in range(5):
+        leaving = asyncio.ensure_future(database.rows(QUERY, {"name": "bob"}))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        assert leaving.cancelled()
+    assert await asked(database, QUERY, name="bob")
     await database.close()
 
 

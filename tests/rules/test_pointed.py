@@ -38,6 +38,24 @@ def test_sockets(kind: str, tmp_path: Path) -> None:
     assert levels(kind, address=where, **keys) == ["error"]
 
 
+def test_credentials(tmp_path: Path) -> None:
+    words = tmp_path / "token"
+    words.write_text("secret")
+    away, near = "http://db.example.test/x", "http://[::1]:8080/x"
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"url": away}, []),
+        ({"url": away, "token_file": str(words)}, ["warning"]),
+        ({"url": away, "user": "u", "password_file": str(words)}, ["warning"]),
+        ({"url": "https://db.example.test/x", "token_file": str(words)}, []),
+        ({"url": near, "token_file": str(words)}, []),
+        ({"url": "http://localhost", "token_file": str(words)}, []),
+        ({"url": near, "token_file": str(tmp_path / "gone")}, ["error"]),
+        ({"url": near, "user": "u", "password_file": "/gone"}, ["error"]),
+    ]
+    for keys, expected in cases:
+        assert levels("http", **keys) == expected
+
+
 @pytest.mark.parametrize("kind", ["command", "rcptcheck"])
 def test_programs(kind: str, tmp_path: Path) -> None:
     name = "command" if kind == "command" else "program"

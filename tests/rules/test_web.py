@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 
+from proxy.config.rules import settings_of
 from tests.support.asked import HOSTILE, Asked
 from tests.support.ports import own_port
 
@@ -182,3 +185,123 @@ async def test_a_flood_is_bounded() -> None:
         assert set(words) == {"accept"}
         assert most <= 3
         await it.rule.close()
+
+
+GOOD = {"url": "http://127.0.0.1/"}
+
+
+def file(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+class Guarded:
+    """Lets in who says ``wanted``; says aloud what it was told."""
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+        self.told: list[str | None] = []
+
+    async def __call__(self, request: web.BaseRequest) -> web.Response:
+        self.told.append(request.headers.get("Authorization"))
+        if self.told[-1] == self.wanted:
+            return web.Response(text=f"welcome, {self.wanted}")
+        return web.Response(status=401, text=f"not {self.told[-1]}")
+
+
+class TestCredentials:
+    TOKEN = "aZ09-._~+/tok3n=="
+    BASIC = "Basic dXNlcjpww6Rzczp3b3Jk"  # user:päss:word
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    async def test_a_token(self, tmp_path: Path, method: str) -> None:
+        place = file(tmp_path / "token", self.TOKEN + "\n")
+        guard = Guarded(f"Bearer {self.TOKEN}")
+        async with served(guard) as port:
+            it = asked(port, token_file=place, method=method)
+            verdict = await it.verdict()
+            assert verdict is not None
+            assert verdict.kind.value == "accept"
+            told = f"{verdict} {[step.note() for step in verdict.trace]}"
+            assert self.TOKEN not in told
+            await it.rule.close()
+            stranger = asked(port)
+            assert await stranger.word() == "defer"
+            await stranger.rule.close()
+        assert guard.told == [f"Bearer {self.TOKEN}", None]
+
+    async def test_a_name_and_a_password(self, tmp_path: Path) -> None:
+        place = file(tmp_path / "password", "p\u00e4ss:word\n")
+        async with served(Guarded(self.BASIC)) as port:
+            it = asked(port, user="user", password_file=place)
+            assert await it.word() == "accept"
+            await it.rule.close()
+
+    async def test_refused_ones_are_not_told_and_read_anew(
+        self, tmp_path: Path
+    ) -> None:
+        place = file(tmp_path / "password", "old-s3cret")
+        async with served(Guarded(self.BASIC)) as port:
+            it = asked(port, user="user", password_file=place)
+            verdict = await it.verdict()
+            assert verdict is not None
+            assert verdict.kind.value == "defer"
+            told = f"{verdict} {[step.note() for step in verdict.trace]} {it.errors}"
+            assert "401" in told
+            assert "old-s3cret" not in told
+            assert "dXNlcjpvbGQtczNjcmV0" not in told  # user:old-s3cret
+            file(tmp_path / "password", "p\u00e4ss:word")
+            assert await it.word() == "accept"
+            await it.rule.close()
+
+    async def test_nobody_else_is_told(self, tmp_path: Path) -> None:
+        """Not by a redirect, to whatever host."""
+        place = file(tmp_path / "token", self.TOKEN)
+        guard = Guarded("")
+        async with served(guard) as elsewhere:
+
+            async def away(request: web.BaseRequest) -> web.Response:
+                there = {"Location": f"http://127.0.0.1:{elsewhere}/"}
+                return web.Response(status=307, headers=there)
+
+            async with served(away) as port:
+                it = asked(port, token_file=place)
+                assert await it.word() == "defer"
+                await it.rule.close()
+        assert guard.told == []
+
+    @pytest.mark.parametrize("text", ["", "two words", "caf\u00e9", "a\x01b"])
+    async def test_what_is_no_token_is_a_deferral(
+        self, tmp_path: Path, text: str
+    ) -> None:
+        place = file(tmp_path / "token", text)
+        guard = Guarded("")
+        async with served(guard) as port:
+            it = asked(port, token_file=place)
+            assert await it.word() == "defer"
+            assert it.errors[0].startswith(place)
+            assert not text or text not in it.errors[0]
+            await it.rule.close()
+        assert guard.told == []
+
+    @pytest.mark.parametrize(
+        ("keys", "says"),
+        [
+            ({"user": "x"}, "has user but no password_file"),
+            ({"password_file": "/x"}, "has password_file but no user"),
+            ({"user": "a:b", "password_file": "/x"}, "no name for HTTP"),
+            (
+                {"user": "x", "password_file": "/x", "token_file": "/y"},
+                "both token_file and user",
+            ),
+            ({"url": "http://u:s3cret@h.test/"}, "has a user in it"),
+        ],
+    )
+    def test_settings_that_are_refused(
+        self, keys: dict[str, object], says: str
+    ) -> None:
+        with pytest.raises(ValidationError) as raised:
+            settings_of("http").model_validate({"type": "http", **GOOD, **keys})
+        (error,) = raised.value.errors()
+        assert says in error["ctx"]["what"]
+        assert "s3cret" not in error["ctx"]["what"]

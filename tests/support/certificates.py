@@ -41,10 +41,10 @@ def write(directory: Path, name: str, leaf: trustme.LeafCert) -> tuple[str, str]
     return str(certificate), str(key)
 
 
-def write_authority(directory: Path) -> str:
+def write_authority(directory: Path, whose: trustme.CA | None = None) -> str:
     """The path of the authority's own certificate."""
     path = directory / "ca.pem"
-    authority().cert_pem.write_to_path(str(path))
+    (whose or authority()).cert_pem.write_to_path(str(path))
     return str(path)
 
 

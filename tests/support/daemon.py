@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import issued, write, write_authority
+
 PATIENCE = 60.0
 
 
@@ -39,6 +41,17 @@ class Daemon:
         self.directory.chmod(0o755)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self.directory / "log"
+
+    def certificates(self) -> tuple[str, str, str]:
+        """The files of a certificate for 127.0.0.1, of its key and of the authority
+        behind both, where the server can read them."""
+        certificate, key = write(self.directory, "own", issued("127.0.0.1"))
+        authority = write_authority(self.directory)
+        for path in (certificate, key, authority):
+            os.chmod(path, 0o600)
+            if self.user is not None:
+                os.chown(path, pwd.getpwnam(self.user).pw_uid, -1)
+        return certificate, key, authority
 
     def prepare(self, *command: str) -> None:
         """Run to its end what the server needs before its start."""

@@ -21,19 +21,28 @@ class OpenLDAP(Daemon):
     """A running slapd that holds :data:`SUFFIX`; only :data:`USER` may look.
 
     ``schema`` are lines of slapd.conf(5) with attributes and classes beyond
-    those of core and cosine."""
+    those of core and cosine.  With ``encrypts`` it knows StartTLS, and :attr:`ldaps`
+    is another place where it listens."""
 
     name = "ldap"
 
-    def __init__(self, schema: str = "") -> None:
+    def __init__(self, schema: str = "", *, encrypts: bool = False) -> None:
         self._server = wanted("slapd")
         self._add = wanted("ldapadd")
         super().__init__()
         self.port = own_port()
+        self.ldaps = f"ldaps://127.0.0.1:{own_port()}" if encrypts else ""
         (self.directory / "data").mkdir()
         found = next(place for place in _SCHEMAS if os.path.isdir(place))
         lines = [f"include {found}/{name}.schema" for name in ("core", "cosine")]
         lines.append(schema)
+        if encrypts:
+            certificate, key, authority = self.certificates()
+            lines += [f"TLSCertificateFile {certificate}"]
+            lines += [
+                f"TLSCertificateKeyFile {key}",
+                f"TLSCACertificateFile {authority}",
+            ]
         modules = next((m for m in _MODULES if os.path.isdir(m)), None)
         if modules is not None:
             lines += [f"modulepath {modules}", "moduleload back_mdb"]
@@ -60,7 +69,8 @@ class OpenLDAP(Daemon):
     def start(self) -> None:
         """Start it, at first or again, on the same port."""
         configuration = str(self.directory / "slapd.conf")
-        command = [self._server, "-f", configuration, "-h", self.uri, "-d", "0"]
+        command = [self._server, "-f", configuration, "-d", "0"]
+        command += ["-h", f"{self.uri} {self.ldaps}".strip()]
         self.run(command, self._listens)
 
     def _listens(self) -> bool:
@@ -77,9 +87,9 @@ class OpenLDAP(Daemon):
 
 
 @contextmanager
-def openldap(schema: str = "") -> Iterator[OpenLDAP]:
+def openldap(schema: str = "", *, encrypts: bool = False) -> Iterator[OpenLDAP]:
     """A server, for as long as it is wanted."""
-    server = OpenLDAP(schema)
+    server = OpenLDAP(schema, encrypts=encrypts)
     try:
         yield server
     finally:

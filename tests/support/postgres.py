@@ -9,19 +9,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.support.daemon import PATIENCE, Daemon, answers, client, wanted
+from tests.support.ports import own_port
 
 USER, PASSWORD, NAME = "vpopmail", 'it\'s a "secret"', "vpopmail"
+STRICT = "strict"
 
 # Where Debian keeps the server's programs.
 _PLACES = [f"/usr/lib/postgresql/{number}/bin" for number in range(20, 12, -1)]
 
 
 class Postgres(Daemon):
-    """A running server with one user and one database, both :data:`NAME`."""
+    """A running server with one user and one database, both :data:`NAME`.
+
+    With ``network`` it listens on a port of 127.0.0.1, too, with TLS while
+    ``encrypts`` is set; its user :data:`STRICT` has to show a certificate."""
 
     name = "pg"
 
-    def __init__(self) -> None:
+    def __init__(self, *, network: bool = False) -> None:
+        self.port = own_port() if network else 0
+        self.encrypts = network
         programs = ["initdb", "postgres", "pg_isready", "psql"]
         self._programs = {each: wanted(each, *_PLACES) for each in programs}
         super().__init__("postgres")
@@ -38,9 +45,15 @@ class Postgres(Daemon):
             "--locale=C",
             "--no-sync",
         )
+        if network:
+            self._certificates = self.certificates()
+            rules = data / "pg_hba.conf"
+            strict = f"hostssl all {STRICT} all scram-sha-256 clientcert=verify-ca\n"
+            rules.write_text(strict + rules.read_text())
         self.start()
         quoted = PASSWORD.replace("'", "''")
-        self.sql(f"CREATE USER {USER} PASSWORD '{quoted}'", "postgres", "postgres")
+        for user in (USER, STRICT):
+            self.sql(f"CREATE USER {user} PASSWORD '{quoted}'", "postgres", "postgres")
         self.sql(f"CREATE DATABASE {NAME} OWNER {USER}", "postgres", "postgres")
 
     @property
@@ -51,8 +64,18 @@ class Postgres(Daemon):
     def start(self) -> None:
         """Start it, at first or again."""
         command = [self._programs["postgres"], "-D", str(self.directory / "data")]
-        command += ["-k", self.socket, "-c", "listen_addresses=", "-c", "fsync=off"]
+        command += ["-k", self.socket, "-c", "fsync=off"]
         ready = [self._programs["pg_isready"], "-q", "-h", self.socket]
+        if self.port:
+            command += ["-c", "listen_addresses=127.0.0.1", "-p", str(self.port)]
+            ready += ["-p", str(self.port)]
+        else:
+            command += ["-c", "listen_addresses="]
+        if self.encrypts:
+            names = ("ssl_cert_file", "ssl_key_file", "ssl_ca_file")
+            for name, path in zip(names, self._certificates, strict=True):
+                command += ["-c", f"{name}={path}"]
+            command += ["-c", "ssl=on"]
         self.run(command, lambda: answers(ready))
 
     def stop(self, number: int = signal.SIGINT) -> None:
@@ -87,13 +110,14 @@ class Postgres(Daemon):
 
     def _psql(self, user: str, database: str) -> list[str]:
         command = [self._programs["psql"], "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1"]
+        command += ["-p", str(self.port)] if self.port else []
         return [*command, "-h", self.socket, "-U", user, "-d", database]
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
+def postgres(*, network: bool = False) -> Iterator[Postgres]:
     """A server, for as long as it is wanted."""
-    server = Postgres()
+    server = Postgres(network=network)
     try:
         yield server
     finally:
