@@ -38,17 +38,24 @@ def units(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["backstop.service", "backstop.socket"])
 def test_systemd_takes_the_unit(units: Path, name: str) -> None:
-    done = _analyze("verify", str(units / name))
+    done = _analyze("verify", "--man=no", str(units / name))
     told = done.stdout + done.stderr
     assert "backstop" not in told, told
     assert done.returncode == 0
+
+
+def test_the_pages_that_the_unit_names_are_ours() -> None:
+    named = re.findall(r"man:([\w.]+)\((\d)\)", UNIT.read_text())
+    assert len(named) == 2
+    for name, section in named:
+        assert (ROOT / f"docs/man/{name}.{section}").is_file()
 
 
 def test_systemd_takes_the_drop_in_for_a_command(units: Path) -> None:
     place = units / "backstop.service.d"
     place.mkdir()
     (units / "command.conf").rename(place / "command.conf")
-    done = _analyze("verify", str(units / "backstop.service"))
+    done = _analyze("verify", "--man=no", str(units / "backstop.service"))
     told = done.stdout + done.stderr
     assert "backstop" not in told, told
     assert "command.conf" not in told, told

@@ -330,11 +330,12 @@ class Status(Section):
 class Log(Section):
     """What is written to standard error."""
 
-    format: Literal["logfmt", "json", "bare"] = Field(
+    format: Literal["logfmt", "json", "bare", "journal"] = Field(
         default="logfmt",
         description="logfmt: key=value for people and machines. json: one object a"
-        " line. bare: logfmt without time, for multilog and journald, which add"
-        " their own. Read at the start only.",
+        " line. bare: logfmt without time, for multilog and svlogd, which add their"
+        " own. journal: bare, each line with its priority for systemd's journal"
+        " (journalctl -p warning). Read at the start only.",
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
