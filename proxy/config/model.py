@@ -325,6 +325,14 @@ class Status(Section):
         " open /?token=... once. Without one the page is shown on loopback addresses"
         " only; /metrics, /healthz and /readyz need none. Read at the start only.",
     )
+    history: AbsolutePath | None = Field(
+        default=None,
+        examples=["/var/lib/backstop/history"],
+        description="A file in which the page's numbers of days outlive a restart: a"
+        " small one, replaced once a minute and at the end. The front door's user must"
+        " be able to write to its directory. Default: nothing is written anywhere."
+        " Read at the start only.",
+    )
 
 
 class Log(Section):

@@ -55,7 +55,8 @@ class Explained(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """All that is on the page, as it is ``now`` (seconds since 1970)."""
+    """All that is on the page, as it is ``now`` (seconds since 1970).  The numbers of
+    days count ``since`` then; ``kept``: over restarts."""
 
     info: StatusInfo
     metrics: Metrics
@@ -65,6 +66,8 @@ class Shown(NamedTuple):
     month: Numbers
     not_ready: str
     now: float
+    since: float = 0.0
+    kept: bool = False
 
 
 _STYLE = """
@@ -223,7 +226,7 @@ def _tiles(shown: Shown) -> str:
     tiles = [
         (shown.today.refused, f"{prevented} today"),
         (shown.month.refused, f"{prevented} in 31 days"),
-        *_leaks(metrics),
+        *_leaks(shown),
         (shown.today.accepted, "recipients let in today"),
         (shown.today.deferred, "recipients deferred today"),
         (metrics.sessions, "sessions open"),
@@ -231,14 +234,19 @@ def _tiles(shown: Shown) -> str:
     cards = "".join(
         f'<div class="card"><b>{number:,}</b> {text}</div>' for number, text in tiles
     )
-    return f'<div class="tiles">{cards}</div>'
+    since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(shown.since))
+    whence = "kept over restarts" if shown.kept else "the last start"
+    return (
+        f'<div class="tiles">{cards}</div>\n'
+        f'<p class="soft">Counted since {since} UTC, {whence}; days are UTC.</p>'
+    )
 
 
-def _leaks(metrics: Metrics) -> list[tuple[int, str]]:
+def _leaks(shown: Shown) -> list[tuple[int, str]]:
     """Where qmail-send's log is watched."""
-    leaked = sum(metrics.leaked.values())
-    watched = leaked or metrics.leakwatch()
-    return [(leaked, "bounces this host still sent")] if watched else []
+    leaked = shown.month.leaked
+    watched = leaked or shown.metrics.leakwatch()
+    return [(leaked, "bounces this host still sent in 31 days")] if watched else []
 
 
 def _card(title: str, content: str) -> str:

@@ -75,6 +75,7 @@ class StatusServer:
         explain: Explain,
         *,
         history: Callable[[], History] = History,
+        kept: bool = False,
         access: Access = Access(),  # noqa: B008 -- a value that does not change
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -84,6 +85,7 @@ class StatusServer:
         self._readiness = readiness
         self._explain = explain
         self._history = history
+        self._kept = kept
         self._access = access
         self._now = now
         self._explaining = asyncio.Semaphore(_EXPLAIN_AT_ONCE)
@@ -154,6 +156,8 @@ class StatusServer:
             history.days(31, now),
             self._readiness(),
             now,
+            history.since,
+            self._kept,
         )
         return web.Response(text=page(shown, explained), content_type="text/html")
 

@@ -52,6 +52,9 @@ default_delivery = "./Maildir/"
 address = "127.0.0.1:2525"
 [[rules]]
 type = "qmail"
+[status]
+address = "127.0.0.1:8025"
+history = "/var/lib/backstop/history"
 """
 
 
@@ -137,6 +140,8 @@ async def test_its_life(machine: Machine, fake: FakeQmail) -> None:
     assert machine.property("backstop", "Result") == "success"
     assert machine.property("backstop", "ActiveState") == "inactive"
     assert "text=stopped" in machine.journal("backstop")
+    state = ("stat", "-c", "%U %n", "/var/lib/backstop/history")
+    assert machine.must(*state).startswith("backstop ")
 
     machine.write(CONFIG, SETTINGS.replace('"qmail"', '"qmial"'))
     assert machine.run("systemctl", "start", "backstop").returncode
