@@ -19,8 +19,9 @@ from aiohttp import web
 from proxy.observe.history import History
 from proxy.observe.lines import visible
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
-from proxy.observe.page import SCRIPT_HASH, Explained, Shown, StatusInfo, page
+from proxy.observe.page import Explained, Shown, StatusInfo, page
 from proxy.observe.recent import Seen
+from proxy.observe.style import SCRIPT_HASH
 
 Readiness = Callable[[], str]
 """Why the service is not ready; empty if it is."""
