@@ -56,6 +56,11 @@ class Wire:
             end = (source, 0)
             return socket.create_connection((HOST, port), 30, source_address=end)
 
+    def listening(self, address: str, port: int) -> socket.socket:
+        """A socket of one of the clients."""
+        with network_of(self._clients):
+            return socket.create_server((address, port))
+
     def route_back(self, port: int) -> None:
         """What 127.0.0.1:``port`` answers to the clients' addresses stays here."""
         rule = f"ip rule add from 127.0.0.1 iif lo ipproto tcp sport {port} lookup 100"
