@@ -137,7 +137,7 @@ def booted(directory: Path) -> Iterator[Machine]:
     if not os.access(_SYSTEMD, os.X_OK):
         pytest.skip("systemd is not installed: apt-get install systemd")
     python = _python()
-    group, log = f"backstop-test-{os.getpid()}", directory / "boot.log"
+    group, log = f"backstop-test-{time.time_ns()}", directory / "boot.log"
     place = directory / "machine"
     place.mkdir()
     before = ["unshare", "--mount", "sh", "-ec", _GROUP, "sh", str(place), group, _BOOT]

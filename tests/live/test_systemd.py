@@ -14,6 +14,8 @@ from tests.live.process import PATIENCE
 from tests.support.backend import FakeQmail
 from tests.support.smtp_client import RawClient
 
+pytestmark = pytest.mark.timeout(300)
+
 UNITS = ROOT / "deploy/systemd"
 PLACE = "/etc/systemd/system"
 CONFIG = "/etc/backstop/config.toml"
