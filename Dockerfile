@@ -14,6 +14,8 @@ RUN python3 -m venv /opt/backstop \
 
 FROM ${BASE}
 COPY --from=build /opt/backstop /opt/backstop
+# A volume that is mounted here belongs to the user: status.history.
+RUN mkdir -p /var/lib/backstop && chown 10025:10025 /var/lib/backstop
 ENV PATH=/opt/backstop/bin:$PATH PYTHONUNBUFFERED=1
 # No name, so that no passwd entry is needed.  Ports below 1024 want the
 # capability NET_BIND_SERVICE, or listen.addresses above them.

@@ -443,6 +443,8 @@ def restart_only(old: Config, new: Config) -> list[str]:
         "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
         "listen.workers": (old.listen.workers, new.listen.workers),
         "status.address": (old.status.address, new.status.address),
+        "status.token": (old.status.token, new.status.token),
+        "status.history": (old.status.history, new.status.history),
         "leakwatch": (old.leakwatch, new.leakwatch),
         "log": (old.log, new.log),
         "process": (old.process, new.process),

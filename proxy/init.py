@@ -9,16 +9,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from typing import TextIO
 
 from proxy import __version__, assemble, certificates
 from proxy.certificates import TlsError
+from proxy.check.finding import NOTE
+from proxy.check.rules import check_rules
 from proxy.config import Config
 from proxy.config.model import Listen, Qmail
 from proxy.config.problem import printable
+from proxy.config.rules import read_rule
 from proxy.config.tls import Tls
 from proxy.look.host import Host, look
-from proxy.look.write import configuration
+from proxy.look.paper import storable
+from proxy.look.recipients import Proposal
+from proxy.look.write import Troubles, configuration
+from proxy.rules.source import Context
 
 GOOD, NO_QMAIL, NOT_WRITTEN = 0, 1, 2
 
@@ -36,9 +43,9 @@ def run(root: str, output: str, *, as_json: bool) -> int:
     if path and os.path.lexists(path):
         return _refused(path, "is there already, and nothing is overwritten")
     host = look(root)
-    text = configuration(
-        host, __version__, certificate_trouble(host), tcprules_trouble(host), path
-    )
+    rules = [rule_trouble(host, proposal) for proposal in host.rules]
+    troubles = Troubles(certificate_trouble(host), tcprules_trouble(host), rules)
+    text = configuration(host, __version__, troubles, path)
     if path:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -66,9 +73,11 @@ def certificate_trouble(host: Host) -> str:
     """Why its certificate cannot be shown to clients, in words."""
     if not host.certificate:
         return ""
-    path = host.root.rstrip("/") + host.certificate
+    root = host.root.rstrip("/")
+    keys = (root + host.key,) if host.key else ()
+    tls = Tls(certificates=(root + host.certificate,), keys=keys)
     try:
-        certificates.read_all(Config(tls=Tls(certificates=(path,))))
+        certificates.read_all(Config(tls=tls))
     except TlsError as error:
         return error.what
     return ""
@@ -78,6 +87,31 @@ def tcprules_trouble(host: Host) -> str:
     """Why its file of tcprules cannot be asked, in words."""
     listen = Listen(tcprules=host.tcprules or None)
     return assemble.tcprules_trouble(Config(listen=listen, qmail=Qmail(root=host.root)))
+
+
+def rule_trouble(host: Host, proposal: Proposal) -> str:
+    """Why a rule that would be sure cannot be used, in words.  Nobody is asked over
+    the network."""
+    if not proposal.sure:
+        return ""
+    if not all(storable(str(value)) for value in proposal.keys.values()):
+        return "there are characters in it that TOML does not have"
+    home = host.home.path if host.home else "/var/qmail"
+    qmail = Qmail(root=host.root, home=home)
+    try:
+        rules = (read_rule(proposal.keys), read_rule({"type": "qmail"}))
+        config = Config(qmail=qmail, rules=rules)
+    except ValueError:
+        return "there is something in it that such a rule does not take"
+    if proposal.keys["type"] == "ldap":
+        lacking = find_spec("ldap") is None
+        return "pip install 'qmail-backstop[ldap]' is wanted" if lacking else ""
+    root = os.fsencode(host.root)
+    context = Context("", assemble.qmail_host(config), root)
+    for finding in check_rules(config, context):
+        if finding.level != NOTE:
+            return finding.problem.what
+    return ""
 
 
 # What was found.

@@ -104,7 +104,7 @@ class Service:
         self._worker = share.worker if share else 0
         self._tell = share.tell if share else _tell_nobody
         self.metrics = Metrics(__version__)
-        self.showing = Showing(self.metrics, self._others)
+        self.showing = Showing(self.metrics, self._others, log.notice)
         self.door: Door | None = None
         self.backends: Backends | None = None
         self.watch: Watch | None = None

@@ -16,6 +16,7 @@ from typing import Any
 from proxy.config import Config
 from proxy.config.values import is_loopback
 from proxy.observe.history import History, Numbers
+from proxy.observe.kept import Kept, Say
 from proxy.observe.metrics import Metrics
 from proxy.observe.page import Explained, StatusInfo
 from proxy.observe.recent import Recent, Seen, together
@@ -33,11 +34,14 @@ _SAMPLE_SECONDS = 5.0
 class Showing:
     """Keeps what the page wants to know; serves it once it is started."""
 
-    def __init__(self, metrics: Metrics, others: Others) -> None:
+    def __init__(self, metrics: Metrics, others: Others, say: Say) -> None:
+        """``say`` tells what is wrong with the file of ``status.history``."""
         self.metrics = metrics
         self._others = others
+        self._say = say
         self.recent = Recent()
-        self._history = History()
+        self._history = History(time.time())
+        self._kept: Kept | None = None
         self._server: StatusServer | None = None
         self._sampled = 0.0
 
@@ -57,19 +61,24 @@ class Showing:
             since = time.time() - self._sampled
             if not 0 <= since < _SAMPLE_SECONDS:
                 self.history()
+                if self._kept is not None:
+                    self._kept.tick(self._history)
 
     def history(self) -> History:
         """What was, up to now."""
         self._sampled = now = time.time()
+        self._history.sample(self._totals(), now)
+        return self._history
+
+    def _totals(self) -> Numbers:
         metrics = self.all_metrics()
         passed = metrics.observed[("reject",)]  # in observe mode
-        numbers = Numbers(
+        return Numbers(
             metrics.prevented + passed,
             metrics.answered("accept") - passed,
             metrics.answered("defer"),
+            sum(metrics.leaked.values()),
         )
-        self._history.sample(numbers, now)
-        return self._history
 
     async def start(
         self,
@@ -84,6 +93,11 @@ class Showing:
         async def explain(address: bytes) -> Explained:
             return await _explained(engine(), address)
 
+        if config.status.history is not None:
+            self._kept = Kept(config.status.history, self._say)
+            self._history = self._kept.read()
+            # A worker that replaces another has its numbers, which are in there.
+            self._history.begin(self._totals())
         self._server = StatusServer(
             self.all_metrics,
             self._seen,
@@ -91,14 +105,17 @@ class Showing:
             readiness,
             explain,
             history=self.history,
+            kept=self._kept is not None,
             access=access(config, sock),
         )
         return await self._server.start_on(sock)
 
     async def stop(self) -> None:
-        """Close every connection."""
+        """Close every connection, and keep what is to be kept."""
         if self._server is not None:
             await self._server.stop()
+        if self._kept is not None:
+            self._kept.save(self.history())
 
     def _seen(self) -> Seen:
         return together(

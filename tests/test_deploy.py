@@ -6,13 +6,9 @@ import functools
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-
-from proxy.config import load
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy/systemd/backstop.service"
@@ -38,17 +34,24 @@ def units(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["backstop.service", "backstop.socket"])
 def test_systemd_takes_the_unit(units: Path, name: str) -> None:
-    done = _analyze("verify", str(units / name))
+    done = _analyze("verify", "--man=no", str(units / name))
     told = done.stdout + done.stderr
     assert "backstop" not in told, told
     assert done.returncode == 0
+
+
+def test_the_pages_that_the_unit_names_are_ours() -> None:
+    named = re.findall(r"man:([\w.]+)\((\d)\)", UNIT.read_text())
+    assert len(named) == 2
+    for name, section in named:
+        assert (ROOT / f"docs/man/{name}.{section}").is_file()
 
 
 def test_systemd_takes_the_drop_in_for_a_command(units: Path) -> None:
     place = units / "backstop.service.d"
     place.mkdir()
     (units / "command.conf").rename(place / "command.conf")
-    done = _analyze("verify", str(units / "backstop.service"))
+    done = _analyze("verify", "--man=no", str(units / "backstop.service"))
     told = done.stdout + done.stderr
     assert "backstop" not in told, told
     assert "command.conf" not in told, told
@@ -105,45 +108,3 @@ def allowed_calls() -> set[str]:
         calls = set().union(*map(expanded, filter_.lstrip("~").split()))
         allowed = allowed - calls if filter_.startswith("~") else allowed | calls
     return allowed
-
-
-# Containers.
-
-COMPOSE = ROOT / "deploy/compose/compose.yaml"
-SIDECAR = ROOT / "deploy/kubernetes/sidecar.yaml"
-
-
-def validated(*command: str) -> None:
-    tool = Path(sys.executable).parent / command[0]
-    done = subprocess.run([tool, *command[1:]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_compose_takes_the_file() -> None:
-    validated(
-        "check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)
-    )
-
-
-def test_its_variables_are_a_configuration() -> None:
-    service = yaml.safe_load(COMPOSE.read_text())["services"]["backstop"]
-    config = load(None, service["environment"])
-    assert config.qmail.root == "/host"
-    assert not config.listen.sockets[0].port < 1024
-
-
-def test_kubernetes_takes_the_file() -> None:
-    validated("kubernetes-validate", "--strict", str(SIDECAR))
-
-
-def test_its_configuration_loads(tmp_path: Path) -> None:
-    first, pod, _ = yaml.safe_load_all(SIDECAR.read_text())
-    file = tmp_path / "config.toml"
-    file.write_text(first["data"]["config.toml"])
-    config = load(file, {})
-    _, ours = pod["spec"]["template"]["spec"]["containers"]
-    ports = {port["name"]: port["containerPort"] for port in ours["ports"]}
-    assert config.listen.sockets[0].port == ports["smtp"]
-    assert config.status.address == f"0.0.0.0:{ports['status']}"
-    grace = pod["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert grace > config.shutdown_grace

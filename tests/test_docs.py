@@ -24,6 +24,8 @@ from tests.support.driver import MemoryDriver
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted(ROOT.glob("docs/*.md"))]
+# Their links are held as well.
+MORE = [ROOT / "bench/README.md", ROOT / "CHANGELOG.md"]
 
 # Keys that are accepted and change nothing yet; the models say so as well.
 NOT_IN_EFFECT: set[str] = set()
@@ -54,7 +56,7 @@ def anchors(page: pathlib.Path) -> set[str]:
 
 
 def links() -> Iterator[tuple[pathlib.Path, str]]:
-    for page in PAGES:
+    for page in [*PAGES, *MORE]:
         for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
             if "://" not in target:
                 yield page, target
@@ -88,7 +90,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def external() -> Iterator[tuple[str, str]]:
     """Links and bare addresses that leave the project."""
-    for page in PAGES:
+    for page in [*PAGES, *MORE]:
         for target in re.findall(r"\w+://[^\s)>`\"']+", prose(page)):
             yield name_of(page), target
 
@@ -103,9 +105,36 @@ def test_links_to_other_places_are_well_formed() -> None:
 
 
 def test_links_that_are_written_by_reference_are_none() -> None:
-    """[text][name] would not be seen by the tests above."""
-    for page in PAGES:
-        assert not re.findall(r"\]\[[\w -]+\]|^\[[^\]]+\]:", prose(page), re.M), page
+    """[text][name], or HTML, would not be seen by the tests above."""
+    for page in [*PAGES, *MORE]:
+        other = r"\]\[[\w -]+\]|^\[[^\]]+\]:|(?:href|src)="
+        assert not re.findall(other, prose(page), re.M), page
+
+
+def test_every_page_there_is_is_held() -> None:
+    """A new folder with pages has to be added above."""
+    kept = {".venv", "node_modules", "build", "dist", ".pytest_cache", ".hypothesis"}
+    found = {
+        path
+        for path in ROOT.rglob("*.md")
+        if not kept & set(path.relative_to(ROOT).parts)
+    }
+    assert found == {*PAGES, *MORE}
+
+
+def test_pages_that_other_files_name_are_there() -> None:
+    """In messages, comments and units: whoever reads them looks for the page."""
+    named: set[str] = set()
+    pattern = r"(?:docs|deploy)/[\w-]+\.md(?:#[\w-]+)?"
+    for folder in ("proxy", "deploy", "bench", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".toml", ".yaml", ".yml", ".service", ".conf"):
+                named.update(re.findall(pattern, path.read_text(errors="replace")))
+    assert len(named) > 5
+    for target in named:
+        name, _, anchor = target.partition("#")
+        assert (ROOT / name).is_file(), target
+        assert not anchor or anchor in anchors(ROOT / name), target
 
 
 def test_every_file_of_deploy_is_named_in_its_readme() -> None:

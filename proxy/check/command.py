@@ -18,6 +18,7 @@ from typing import TextIO
 
 from proxy import assemble
 from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
+from proxy.check.history import check_history
 from proxy.check.host import HostFiles, check_host
 from proxy.check.leakwatch import check_leakwatch
 from proxy.check.process import as_run_user
@@ -86,6 +87,7 @@ def check(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _network(config, settings)
     yield from check_reload(config, settings)
     yield from check_leakwatch(config, settings)
+    yield from check_history(config, settings)
     yield from _names(config, settings, host)
     files = HostFiles(config, host)
     if (lost := _host_missing(settings, files)) is not None:

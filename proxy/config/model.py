@@ -325,16 +325,25 @@ class Status(Section):
         " open /?token=... once. Without one the page is shown on loopback addresses"
         " only; /metrics, /healthz and /readyz need none. Read at the start only.",
     )
+    history: AbsolutePath | None = Field(
+        default=None,
+        examples=["/var/lib/backstop/history"],
+        description="A file in which the page's numbers of days outlive a restart: a"
+        " small one, replaced once a minute and at the end. The front door's user must"
+        " be able to write to its directory. Default: nothing is written anywhere."
+        " Read at the start only.",
+    )
 
 
 class Log(Section):
     """What is written to standard error."""
 
-    format: Literal["logfmt", "json", "bare"] = Field(
+    format: Literal["logfmt", "json", "bare", "journal"] = Field(
         default="logfmt",
         description="logfmt: key=value for people and machines. json: one object a"
-        " line. bare: logfmt without time, for multilog and journald, which add"
-        " their own. Read at the start only.",
+        " line. bare: logfmt without time, for multilog and svlogd, which add their"
+        " own. journal: bare, each line with its priority for systemd's journal"
+        " (journalctl -p warning). Read at the start only.",
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",

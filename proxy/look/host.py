@@ -7,12 +7,14 @@ follows from it (``write``).  Called by ``init`` and ``doctor``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from proxy.look import domains, home, patches, smtpd, sockets
+from proxy.look import domains, home, logs, patches, recipients, smtpd, sockets
 from proxy.look.domains import Domains
+from proxy.look.environment import environment
 from proxy.look.home import Delivery, Home
+from proxy.look.recipients import Proposal
 from proxy.look.smtpd import Smtpd
 from proxy.look.sockets import Listener
 from proxy.look.tree import Found, Tree, Unseen
@@ -32,11 +34,14 @@ class Host:
     smtpd: list[Smtpd] = field(default_factory=list)
     domains: Domains = field(default_factory=Domains)
     patches: list[Found] = field(default_factory=list)
+    rules: list[Proposal] = field(default_factory=list)
+    log: Found | None = None
     tcprules: str = ""
     relaying: list[Found] = field(default_factory=list)
     hostname: str = ""
     databytes: str = ""
     certificate: str = ""
+    key: str = ""
     users: tuple[str, ...] = ()
     listening: list[Listener] | None = None
     backend_port: int = 2525
@@ -96,6 +101,29 @@ def _qmail(tree: Tree, seen: Host, path: str) -> None:
     started = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
     seen.patches = list(patches.find_patches(tree, path, started))
     seen.found += seen.patches
+    variables = environment(tree, seen.front, seen.tcprules.removesuffix(".cdb"))
+    programs = [each for each in seen.patches if not each.path.startswith(control)]
+    inside = frozenset(each.what for each in programs)
+    _certificate(tree, seen, variables)
+    seen.rules = recipients.propose(tree, path, variables, inside)
+    seen.found += (_proposed(each) for each in seen.rules)
+    seen.log = logs.find_log(tree, scripts)
+    if seen.log is not None:
+        seen.found.append(seen.log)
+
+
+def _certificate(tree: Tree, seen: Host, variables: Mapping[str, Found]) -> None:
+    """Of ucspi-ssl and s/qmail, where there is no control/servercert.pem."""
+    pair = [variables.get(name) for name in ("CERTFILE", "KEYFILE")]
+    there = [each for each in pair if each and tree.exists(each.detail)]
+    if len(there) == 2 and not seen.certificate:
+        seen.certificate, seen.key = (each.detail for each in there)
+        seen.found += there
+
+
+def _proposed(proposal: Proposal) -> Found:
+    found, kind = proposal.found, proposal.keys["type"]
+    return found._replace(what=f"recipients for a rule {kind}")
 
 
 def _is_smtpd(word: str) -> bool:

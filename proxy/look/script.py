@@ -2,7 +2,7 @@
 
 Knows: quotes, continued lines, comments, the few kinds of variables that qmail's
 run scripts use.  Knows not: conditions and loops; a command that may be started
-counts as one.  Called by ``home`` and ``smtpd``.
+counts as one.  Called by ``home``, ``smtpd``, ``environment`` and ``logs``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,27 @@ _QUOTED_LINES_MAX = 100
 
 def commands(tree: Tree, path: str) -> Iterator[Command]:
     """The commands of a script; what is not known of them stays as it stands."""
+    for command in _statements(tree, path):
+        if not (len(command.words) == 1 and _ASSIGNMENT.fullmatch(command.words[0])):
+            yield command
+
+
+_BEFORE = frozenset({"exec", "env", "-", "-i"})
+
+
+def assignments(tree: Tree, path: str) -> Iterator[tuple[str, str, int]]:
+    """Variables that a script sets, also for one command only: name, value, line."""
+    for command in _statements(tree, path):
+        for word in command.words:
+            if word in _BEFORE:
+                continue
+            assigned = _ASSIGNMENT.fullmatch(word)
+            if assigned is None:
+                break
+            yield assigned[1], assigned[2], line_with(tree, command, assigned[1])
+
+
+def _statements(tree: Tree, path: str) -> Iterator[Command]:
     variables: dict[str, str] = {}
     for number, raw in _logical(tree.text(path) or ""):
         # Words are split before what programs print gets into them.
@@ -56,7 +77,7 @@ def commands(tree: Tree, path: str) -> Iterator[Command]:
         assigned = _ASSIGNMENT.fullmatch(known[0]) if len(known) == 1 else None
         if assigned:
             variables[assigned[1]] = assigned[2]
-        elif known:
+        if known:
             yield Command(path, number, tuple(known))
 
 

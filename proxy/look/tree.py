@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import stat as stat_bits
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from proxy.qmail.errors import CannotTell, KernelError
-from proxy.qmail.view import DirectoryView, read_all
+from proxy.qmail.view import DirectoryView, OpenFile, read_all
 from proxy.qmail.walk import SUPERUSER, Place, Walker
 
 _TEXT_MAX = 4 << 20
@@ -69,6 +69,17 @@ class Tree:
 
     def content(self, path: str, limit: int = _TEXT_MAX) -> bytes | None:
         """The file's bytes, ``None`` without one."""
+        return self._read(path, lambda file: read_all(file, limit))
+
+    def ending(self, path: str, size: int) -> bytes | None:
+        """The file's last bytes, ``None`` without one."""
+
+        def last(file: OpenFile) -> bytes:
+            return file.pread(size, max(file.status.st_size - size, 0))
+
+        return self._read(path, last)
+
+    def _read(self, path: str, read: Callable[[OpenFile], bytes]) -> bytes | None:
         place = self._place(path)
         if place is None or not stat_bits.S_ISREG(place.status.st_mode):
             return None
@@ -78,7 +89,7 @@ class Tree:
             self._missed(path, error.why)
             return None
         try:
-            return read_all(file, limit)
+            return read(file)
         except OSError as error:
             self._missed(path, error.strerror or str(error))
             return None

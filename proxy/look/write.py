@@ -11,14 +11,14 @@ stands: ``backstop check`` takes it.
 from __future__ import annotations
 
 import ipaddress
-import json
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from proxy.look.host import Host
+from proxy.look.paper import Paper, storable
+from proxy.look.recipients import Proposal
 from proxy.look.smtpd import Smtpd
 
-_WIDTH = 78
 _ADDRESS_PROGRAMS = {
     "rblsmtpd": "asks block lists about the client's address",
     "spamdyke": "judges the client's address and name",
@@ -31,17 +31,28 @@ _ADDRESS_PROGRAMS = {
 }
 
 
+class Troubles(NamedTuple):
+    """Why the host's own cannot be used as they are, in words, ``""`` if they can;
+    ``rules`` has one for each of the rules that are proposed."""
+
+    certificate: str
+    tcprules: str
+    rules: Sequence[str]
+
+
 def configuration(
-    host: Host, version: str, certificate: str, tcprules: str, config: str = ""
+    host: Host, version: str, troubles: Troubles, config: str = ""
 ) -> str:
-    """The text.  ``certificate`` and ``tcprules`` say why those of the host cannot
-    be used, ``""`` if they can; ``config`` is the file that the text is for."""
-    paper = _Paper()
+    """The text; ``config`` is the file that it is for."""
+    paper = Paper()
     _head(paper, host, version, config)
-    _listen(paper, host, tcprules)
-    usable = _tls(paper, host, certificate)
+    _listen(paper, host, troubles.tcprules)
+    usable = _tls(paper, host, troubles.certificate)
     _qmail(paper, host)
     _backend(paper, host)
+    _vpopmail(paper, host)
+    for proposal, trouble in zip(host.rules, troubles.rules, strict=True):
+        _proposal(paper, proposal, trouble)
     _rules(paper, host)
     _rest(paper, host)
     _relay(paper, host)
@@ -50,55 +61,7 @@ def configuration(
     return paper.text
 
 
-class _Paper:
-    """Lines of TOML; what comes from a host gets into them escaped."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self._lines) + "\n"
-
-    def table(self, name: str) -> None:
-        self._lines += ["", name]
-
-    def gap(self) -> None:
-        self._lines.append("")
-
-    def say(self, text: str) -> None:
-        """A comment."""
-        options = {"break_long_words": False, "break_on_hyphens": False}
-        for line in textwrap.wrap(_visible(text), _WIDTH - 2, **options):  # type: ignore[arg-type]
-            self._lines.append("# " + line)
-
-    def key(self, name: str, value: object, *, sure: bool = True) -> None:
-        """A key, as a comment if it is not ``sure``."""
-        self._lines.append(f"{'' if sure else '# '}{name} = {_toml(value)}")
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _toml(value: object) -> str:
-    """Strings and lists of them look alike in JSON and TOML, but for DEL and what
-    is not Unicode."""
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value).replace("\x7f", "\\u007f")
-
-
-def _storable(text: str) -> bool:
-    """Whether TOML can say it: Unicode, and no control character but a line end."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return all(c.isprintable() or c == "\n" for c in text)
-
-
-def _head(paper: _Paper, host: Host, version: str, config: str) -> None:
+def _head(paper: Paper, host: Host, version: str, config: str) -> None:
     name = host.hostname or "this host"
     where = "" if host.live else f", from its files below {host.root}"
     paper.say(f"Written by backstop init {version} for {name}{where}.")
@@ -122,7 +85,7 @@ def _head(paper: _Paper, host: Host, version: str, config: str) -> None:
 # The client's side.
 
 
-def _listen(paper: _Paper, host: Host, tcprules: str) -> None:
+def _listen(paper: Paper, host: Host, tcprules: str) -> None:
     paper.table("[listen]")
     addresses: list[str] = []
     for smtpd in host.front:
@@ -149,6 +112,11 @@ def _listen(paper: _Paper, host: Host, tcprules: str) -> None:
         _tcprules(paper, host, tcprules)
 
 
+def _here(host: Host, path: str) -> str:
+    """The path of a file of the host on this machine."""
+    return host.root.rstrip("/") + path
+
+
 def _address(host: str) -> str:
     if host in ("0", "0.0.0.0", "*", ""):
         return "0.0.0.0:25"
@@ -161,7 +129,7 @@ def _address(host: str) -> str:
     return f"[{ip}]:25" if ip.version == 6 else f"{ip}:25"
 
 
-def _tcprules(paper: _Paper, host: Host, trouble: str) -> None:
+def _tcprules(paper: Paper, host: Host, trouble: str) -> None:
     paper.say(
         f"found {host.tcprules}: deny, RELAYCLIENT and the other variables go on to"
         " count for the client's own address."
@@ -171,7 +139,7 @@ def _tcprules(paper: _Paper, host: Host, trouble: str) -> None:
     paper.key("tcprules", host.tcprules, sure=not trouble)
 
 
-def _tls(paper: _Paper, host: Host, trouble: str) -> bool:
+def _tls(paper: Paper, host: Host, trouble: str) -> bool:
     """Whether connections will be encrypted."""
     offered = host.has("STARTTLS")
     if not (offered or host.certificate):
@@ -183,22 +151,24 @@ def _tls(paper: _Paper, host: Host, trouble: str) -> bool:
             " through; the front door has its own."
         )
     if not host.certificate:
-        paper.say("No certificate was found in control:")
+        paper.say("No certificate of qmail-smtpd's was found:")
         path = "/etc/ssl/private/mx.pem"
         paper.key("certificates", [path], sure=False)
         return False
-    path = host.root.rstrip("/") + host.certificate
+    path = _here(host, host.certificate)
     paper.say(f"found {host.certificate}")
     if trouble:
         paper.say(f"It cannot be used as it is: {trouble}")
     paper.key("certificates", [path], sure=not trouble)
+    if host.key:
+        paper.key("keys", [_here(host, host.key)], sure=not trouble)
     return not trouble
 
 
 # The host.
 
 
-def _qmail(paper: _Paper, host: Host) -> None:
+def _qmail(paper: Paper, host: Host) -> None:
     paper.table("[qmail]")
     if not host.live:
         paper.key("root", host.root)
@@ -222,13 +192,13 @@ def _qmail(paper: _Paper, host: Host) -> None:
     found, text = host.delivery.found, host.delivery.text
     paper.say(f"found {found.place}: qmail-start is started with this")
     unknown = "$" in text
-    sure = _storable(text) and not unknown
+    sure = storable(text) and not unknown
     if not sure:
         paper.say("What it comes to is not known here; write what it comes to:")
-    paper.key("default_delivery", text if _storable(text) else "./Mailbox", sure=sure)
+    paper.key("default_delivery", text if storable(text) else "./Mailbox", sure=sure)
 
 
-def _backend(paper: _Paper, host: Host) -> None:
+def _backend(paper: Paper, host: Host) -> None:
     paper.table("[backend]")
     paper.say(
         "Where qmail-smtpd will listen. On loopback: on 0 anybody could walk around"
@@ -261,7 +231,7 @@ def _move(smtpd: Smtpd, port: int) -> str:
     return f'"{smtpd.host} {smtpd.port}" becomes "127.0.0.1 {port}"'
 
 
-def _command(paper: _Paper, smtpd: Smtpd, concurrency: str) -> None:
+def _command(paper: Paper, smtpd: Smtpd, concurrency: str) -> None:
     paper.gap()
     paper.say(
         "Or, instead of address: the front door starts it for each client that has a"
@@ -280,7 +250,7 @@ def _command(paper: _Paper, smtpd: Smtpd, concurrency: str) -> None:
     if any("$" in word for word in smtpd.command):
         paper.say("Words with $ are not known here: write what they come to.")
     if smtpd.command:
-        words = [word for word in smtpd.command if _storable(word)]
+        words = [word for word in smtpd.command if storable(word)]
         paper.key("command", words, sure=False)
     if concurrency.isdigit():
         paper.key("command_concurrency", int(concurrency), sure=False)
@@ -289,7 +259,7 @@ def _command(paper: _Paper, smtpd: Smtpd, concurrency: str) -> None:
 # Who may receive.
 
 
-def _rules(paper: _Paper, host: Host) -> None:
+def _rules(paper: Paper, host: Host) -> None:
     paper.table("[[rules]]")
     paper.say("qmail's own files: rcpthosts, locals, virtualdomains, users, dot-qmail.")
     for each in host.domains.found:
@@ -302,27 +272,57 @@ def _rules(paper: _Paper, host: Host) -> None:
             f"vdelivermail decides about some domains (vpopmail: {where}{store}). What"
             " the front door cannot know of them it passes on, as undecided."
         )
-    for patch, words in _PATCHES.items():
-        if found := host.has(patch):
-            paper.say(f"found {found.place}: {patch} {words}")
+    if found := host.has("chkuser"):
+        paper.say(
+            f"found {found.place}: chkuser goes on in qmail-smtpd; it is off where"
+            " RELAYCLIENT is set for the front door's address."
+        )
     paper.key("type", "qmail")
 
 
-_PATCHES = {
-    "chkuser": "goes on in qmail-smtpd; it is off where RELAYCLIENT is set for the"
-    " front door's address.",
-    "validrcptto.cdb": "goes on in qmail-smtpd, and refuses what is not in its list.",
-    "qmail-spp": "plugins go on in qmail-smtpd; by address, they see the front door as"
-    " the client.",
-    "RCPTCHECK": "goes on in qmail-smtpd where that is in its environment.",
-    "control/recipients": "goes on in qmail-smtpd.",
-}
+def _proposal(paper: Paper, proposal: Proposal, trouble: str) -> None:
+    """A rule before ``qmail``, all of it a comment if it is not sure."""
+    detail = f" ({proposal.found.detail})" if proposal.found.detail else ""
+    sure = proposal.sure and not trouble
+    paper.table("[[rules]]", sure=sure)
+    paper.say(f"found {proposal.found.place}{detail}")
+    paper.say(proposal.words)
+    if trouble:
+        paper.say(f"It cannot be used as it is: {trouble}")
+    for name, value in proposal.keys.items():
+        paper.key(name, value, sure=sure)
 
 
-def _rest(paper: _Paper, host: Host) -> None:
+def _vpopmail(paper: Paper, host: Host) -> None:
+    store = _SOURCES.get(host.domains.store, "")
+    if not (host.domains.uses_vpopmail and store):
+        return
+    paper.table("[vpopmail]")
+    home = host.domains.vpopmail
+    extra = "ldap" if store == "ldap" else "sql"
+    paper.say(
+        f"found {home}/etc/vpopmail.{host.domains.store}: the rule qmail asks that"
+        f" database, for which pip install 'qmail-backstop[{extra}]' is wanted. If"
+        " vpopmail was built for another one, or for none:"
+    )
+    paper.key("source", store, sure=False)
+
+
+_SOURCES = {"mysql": "mysql", "pgsql": "pgsql", "ldap": "ldap"}
+
+
+def _rest(paper: Paper, host: Host) -> None:
     paper.table("[status]")
     paper.say("A page, metrics and health probes, for this machine only.")
     paper.key("address", "127.0.0.1:8025")
+    if host.log is not None:
+        paper.table("[leakwatch]")
+        paper.say(
+            f"found {host.log.detail}: qmail-send's log. What is let in and bounces"
+            " after all is counted and told."
+        )
+        path = _here(host, host.log.path)
+        paper.key("log", path, sure=storable(path))
     paper.table("[limits]")
     if host.databytes:
         paper.say(
@@ -334,7 +334,7 @@ def _rest(paper: _Paper, host: Host) -> None:
     paper.key("message_size", 50_000_000, sure=False)
 
 
-def _relay(paper: _Paper, host: Host) -> None:
+def _relay(paper: Paper, host: Host) -> None:
     paper.table("[relay]")
     for each in host.relaying:
         paper.say(f"found {each.place}: {each.detail} may relay")
@@ -368,7 +368,7 @@ def _networks(host: Host) -> Iterator[str]:
         yield f"{padded}/{8 * len(parts)}"
 
 
-def _auth(paper: _Paper, host: Host, encrypted: bool) -> None:
+def _auth(paper: Paper, host: Host, encrypted: bool) -> None:
     first = next((each for each in host.front if each.auth), None)
     if first is None:
         return
@@ -385,7 +385,7 @@ def _auth(paper: _Paper, host: Host, encrypted: bool) -> None:
     paper.key("offer", "tls", sure=encrypted)
 
 
-def _process(paper: _Paper, host: Host) -> None:
+def _process(paper: Paper, host: Host) -> None:
     paper.table("[process]")
     if "backstop" in host.users:
         paper.key("user", "backstop")

@@ -1,7 +1,8 @@
 """Events as lines of text: every line printable ASCII, whatever a stranger sent.
 
-Knows: the three formats (logfmt, json, and ``bare``: logfmt without the time,
-for multilog, svlogd and journald), field names, escaping.  Knows not: where
+Knows: the formats (logfmt; json; ``bare``, logfmt without the time, for multilog
+and svlogd; ``journal``, which is bare with systemd's priority in front), field
+names, escaping.  Knows not: where
 lines go.  Called by ``log``.
 
 Nothing that a stranger sends can end a line, begin one, add a field or reach
@@ -37,7 +38,7 @@ from proxy.observe.events import (
     Turned,
 )
 
-Form = Literal["logfmt", "json", "bare"]
+Form = Literal["logfmt", "json", "bare", "journal"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 VALUE_MAX = 1024
 """Characters shown of one value: a HELO may be as long as a command line."""
@@ -49,6 +50,9 @@ LEVELS: dict[str, int] = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
+
+# sd-daemon(3): the journal takes these away again.
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 _JSON = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
@@ -305,6 +309,8 @@ class Formatter:
             body = _disconnect_body(shape, event)
         else:
             body = _body(shape, event)
+        if self._form == "journal":
+            return f"<{_PRIORITIES[level]}>level={level} event={body}\n"
         if self._form == "bare":
             return f"level={level} event={body}\n"
         return f"time={self._time(when)} level={level} event={body}\n"

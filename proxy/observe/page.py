@@ -4,13 +4,11 @@ Knows: what is worth seeing, and in which order.  Knows not: HTTP, or how any of
 came about.  Called by :mod:`proxy.observe.status`.
 
 Everything that others sent is escaped.  The page takes nothing from elsewhere; its
-one script, named by its hash in the policy, only fetches the page again.
+one script (``style``), named by its hash in the policy, only fetches the page again.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -20,6 +18,7 @@ from proxy.observe.history import SLOT_SECONDS, Numbers, Slot
 from proxy.observe.lines import visible
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Counts, Refusal, Seen
+from proxy.observe.style import PAGE, SCRIPT, STYLE
 
 
 class StatusInfo(NamedTuple):
@@ -55,7 +54,8 @@ class Explained(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """All that is on the page, as it is ``now`` (seconds since 1970)."""
+    """All that is on the page, as it is ``now`` (seconds since 1970).  The numbers of
+    days count ``since`` then; ``kept``: over restarts."""
 
     info: StatusInfo
     metrics: Metrics
@@ -65,116 +65,15 @@ class Shown(NamedTuple):
     month: Numbers
     not_ready: str
     now: float
-
-
-_STYLE = """
-:root { color-scheme: light dark; --back: #fbfbfa; --card: #fff; --text: #1d2125;
-  --soft: #5c6570; --line: #dfe3e6; --bad: #c0392b; --good: #1e7e4a; --warn: #9a6700;
-  --bar: #c0392b; --bar2: #7fa8c9 }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14171a; --card: #1d2226; --text: #e3e6e8; --soft: #9aa5b1;
-    --line: #333b42; --bad: #ff8a7a; --good: #6ccf97; --warn: #e3b341;
-    --bar: #e5695a; --bar2: #4d7796 } }
-* { box-sizing: border-box }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem;
-  padding: 1rem; background: var(--back); color: var(--text) }
-header { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline }
-h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1rem; margin: 0 0 .5rem }
-.state { font-weight: 600 } .good { color: var(--good) } .bad { color: var(--bad) }
-.warn { color: var(--warn) } .soft, footer { color: var(--soft) }
-.tiles { display: grid; gap: .75rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)) }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
-  padding: .75rem 1rem; margin-bottom: .75rem; min-width: 0 }
-.tiles .card { margin: 0 } .card b { display: block; font-size: 1.7rem;
-  line-height: 1.2; font-variant-numeric: tabular-nums }
-.pair { display: grid; gap: 0 .75rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)) }
-.wide { overflow-x: auto } .wide > * { min-width: 42rem }
-table { border-collapse: collapse; width: 100%; font-size: .9rem }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-tr:last-child > * { border-bottom: 0 }
-svg { display: block; width: 100%; height: auto }
-svg text { fill: var(--soft); font-size: 11px }
-@media (max-width: 40rem) { svg text { font-size: 22px } }
-.r { fill: var(--bar) }
-.a { fill: var(--bar2) } .axis { stroke: var(--line) }
-form { display: flex; flex-wrap: wrap; gap: .5rem }
-input { flex: 1 1 14rem; min-width: 0 } input, button { font: inherit;
-  padding: .35rem .6rem; border: 1px solid var(--line); border-radius: .35rem;
-  background: var(--back); color: inherit }
-.key { display: inline-block; width: .7em; height: .7em; border-radius: 2px }
-.key.r { background: var(--bar) } .key.a { background: var(--bar2) }
-body.stale main { opacity: .5 } .note { display: none }
-body.stale .note { display: inline }
-"""
-
-_SCRIPT = """
-'use strict';
-const into = (id, text) => {
-  const found = new DOMParser().parseFromString(text, 'text/html').getElementById(id);
-  if (!found) throw new Error('no ' + id);
-  document.getElementById(id).replaceWith(found);
-};
-const ask = async (url, id) => {
-  const answer = await fetch(url, {headers: {accept: 'text/html'}});
-  if (!answer.ok) throw new Error(answer.status);
-  into(id, await answer.text());
-};
-setInterval(() => {
-  if (document.hidden) return;
-  ask('/', 'live').then(() => document.body.classList.remove('stale'),
-    () => document.body.classList.add('stale'));
-}, 5000);
-document.addEventListener('submit', (event) => {
-  event.preventDefault();
-  const query = new URLSearchParams(new FormData(event.target));
-  ask('/explain?' + query, 'explained').catch(() => event.target.submit());
-});
-"""
-
-SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-"""For the policy: no other script runs."""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>qmail-backstop</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<div id="live">
-{live}
-</div>
-<section class="card">
-<h2>What would RCPT be answered?</h2>
-<form action="/explain" method="get">
-<input name="address" value="{asked}" placeholder="user@example.org" maxlength="1000"
- aria-label="recipient" autocomplete="off" spellcheck="false" required>
-<button>Explain</button>
-</form>
-{explained}
-</section>
-</main>
-<footer><a href="/metrics">metrics</a> &middot; <a href="/healthz">health</a> &middot;
-<a href="/readyz">readiness</a> <span class="note warn">the service does not
-answer: these are old numbers</span></footer>
-<script>{script}</script>
-</body>
-</html>
-"""
+    since: float = 0.0
+    kept: bool = False
 
 
 def page(shown: Shown, explained: Explained | None = None) -> str:
     """The whole page."""
-    return _PAGE.format(
-        style=_STYLE,
-        script=_SCRIPT,
+    return PAGE.format(
+        style=STYLE,
+        script=SCRIPT,
         live=_live(shown),
         asked=escape(explained.address) if explained else "",
         explained=_explained(explained),
@@ -218,12 +117,13 @@ def _header(shown: Shown) -> str:
 
 def _tiles(shown: Shown) -> str:
     observing = shown.info.mode == "observe"
-    prevented = "would have been prevented" if observing else "bounces prevented"
+    prevented = "would have been prevented" if observing else "prevented"
+    prevented = f"bounces {prevented}"
     metrics = shown.metrics
     tiles = [
         (shown.today.refused, f"{prevented} today"),
         (shown.month.refused, f"{prevented} in 31 days"),
-        *_leaks(metrics),
+        *_leaks(shown),
         (shown.today.accepted, "recipients let in today"),
         (shown.today.deferred, "recipients deferred today"),
         (metrics.sessions, "sessions open"),
@@ -231,14 +131,19 @@ def _tiles(shown: Shown) -> str:
     cards = "".join(
         f'<div class="card"><b>{number:,}</b> {text}</div>' for number, text in tiles
     )
-    return f'<div class="tiles">{cards}</div>'
+    since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(shown.since))
+    whence = "kept over restarts" if shown.kept else "the last start"
+    return (
+        f'<div class="tiles">{cards}</div>\n'
+        f'<p class="soft">Counted since {since} UTC, {whence}; days are UTC.</p>'
+    )
 
 
-def _leaks(metrics: Metrics) -> list[tuple[int, str]]:
+def _leaks(shown: Shown) -> list[tuple[int, str]]:
     """Where qmail-send's log is watched."""
-    leaked = sum(metrics.leaked.values())
-    watched = leaked or metrics.leakwatch()
-    return [(leaked, "bounces this host still sent")] if watched else []
+    leaked = shown.month.leaked
+    watched = leaked or shown.metrics.leakwatch()
+    return [(leaked, "bounces this host still sent in 31 days")] if watched else []
 
 
 def _card(title: str, content: str) -> str:
@@ -247,10 +152,12 @@ def _card(title: str, content: str) -> str:
 
 # The picture: a bar for ten minutes, refused above let in.
 
-_WIDTH, _HEIGHT, _TOP, _BOTTOM = 720, 170, 14, 20
+_WIDTH, _HEIGHT, _TOP, _BOTTOM = 720, 160, 4, 20
 
 
 def _chart(slots: Sequence[Slot]) -> str:
+    if not any(slot.numbers.refused or slot.numbers.accepted for slot in slots):
+        return _NONE
     most = max(1, *(sum(slot.numbers[:2]) for slot in slots))
     refused = sum(slot.numbers.refused for slot in slots)
     accepted = sum(slot.numbers.accepted for slot in slots)
@@ -259,13 +166,13 @@ def _chart(slots: Sequence[Slot]) -> str:
     return "\n".join(
         [
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">',
-            f'<text x="0" y="10">{most:,} in {SLOT_SECONDS // 60} min</text>',
             *_bars(slots, most),
             f'<line class="axis" x1="0" x2="{_WIDTH}" y1="{base}" y2="{base}"/>',
             *_hours(slots),
             "</svg>",
             '<p class="soft"><span class="key r"></span> refused'
-            ' <span class="key a"></span> let in; times are UTC</p>',
+            f' <span class="key a"></span> let in; at most {most:,} in'
+            f" {SLOT_SECONDS // 60} minutes; times are UTC</p>",
         ]
     )
 
@@ -307,9 +214,9 @@ def _clock(when: float) -> str:
 
 def _counts(counts: Counts) -> str:
     if not counts:
-        return '<p class="soft">None yet.</p>'
+        return _NONE
     rows = (
-        f'<tr><td>{_text(name)}</td> <td class="n">{number:,}</td></tr>'
+        f'<tr><td>{_name(name, 60)}</td> <td class="n">{number:,}</td></tr>'
         for name, number in counts
     )
     return f"<table>{''.join(rows)}</table>"
@@ -340,11 +247,16 @@ def _service(shown: Shown) -> list[tuple[str, str]]:
         ("configuration", configuration),
         ("backend relaying", info.relaying),
         ("leak watch", "reads" if metrics.leakwatch() else "nobody looks"),
-        ("connections", str(metrics.connections)),
-        ("recipients refused", str(metrics.answered("reject"))),
-        ("recipients let in", str(metrics.answered("accept"))),
-        ("recipients deferred", str(metrics.answered("defer"))),
+        ("since its start", _since_start(metrics)),
     ]
+
+
+def _since_start(metrics: Metrics) -> str:
+    refused, accepted = metrics.answered("reject"), metrics.answered("accept")
+    return (
+        f"{metrics.connections:,} connections; recipients: {refused:,} refused,"
+        f" {accepted:,} let in, {metrics.answered('defer'):,} deferred"
+    )
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:
@@ -352,7 +264,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
         f'<tr><th scope="row">{name}</th> <td>{_text(value)}</td></tr>'
         for name, value in facts
     )
-    return f"<table>{''.join(rows)}</table>"
+    return f'<table class="facts">{"".join(rows)}</table>'
 
 
 _COLUMNS = ("time (UTC)", "client", "recipient", "rule", "reason")
@@ -360,18 +272,21 @@ _COLUMNS = ("time (UTC)", "client", "recipient", "rule", "reason")
 
 def _refusals(refusals: Sequence[Refusal]) -> str:
     if not refusals:
-        return '<p class="soft">None yet.</p>'
+        return _NONE
     head = " ".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
     rows = "\n".join(map(_refusal, refusals))
-    return f'<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+    return f'<table class="last"><tr>{head}</tr>\n{rows}</table>'
 
 
 def _refusal(refusal: Refusal) -> str:
     when = time.strftime("%m-%d %H:%M:%S", time.gmtime(refusal.when))
     reason = refusal.reason + (" (let pass: observe mode)" if refusal.observed else "")
-    values = (when, refusal.client, refusal.recipient, refusal.rule, reason)
+    cells = [
+        *(_text(when), _text(refusal.client), _name(refusal.recipient, 120)),
+        *(_text(refusal.rule), _text(reason)),
+    ]
     # The blanks are for browsers that know no tables.
-    return f"<tr>{' '.join(f'<td>{_text(value)}</td>' for value in values)}</tr>"
+    return f"<tr>{' '.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 _COLOURS = {"accept": "good", "reject": "bad", "defer": "warn"}
@@ -390,8 +305,19 @@ def _explained(explained: Explained | None) -> str:
         f"{_text(explained.verdict)}</span> {_text(explained.reply)}<br>"
         f'<span class="soft">{_text(explained.address)}: {_text(explained.reason)}'
         f" (rule {_text(explained.rule)})</span></p>"
-        f"<table>{steps}</table></div>"
+        f'<table class="steps">{steps}</table></div>'
     )
+
+
+_NONE = '<p class="soft">None yet.</p>'
+
+
+def _name(value: str, most: int) -> str:
+    """A foreign name; of a long one both ends, and all of it in a tip."""
+    if len(value) <= most:
+        return _text(value)
+    cut = f"{value[: most // 2]} ... {value[-most // 3 :]}"
+    return f'<span title="{_text(value)}">{_text(cut)}</span>'
 
 
 def _text(value: str) -> str:
@@ -400,7 +326,12 @@ def _text(value: str) -> str:
 
 
 def _duration(seconds: float) -> str:
+    """The two largest units."""
     minutes, second = divmod(max(0, int(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
-    return f"{days} d {hour:02}:{minute:02}:{second:02}"
+    if days:
+        return f"{days} d {hour} h"
+    if hours:
+        return f"{hours} h {minute} min"
+    return f"{minute} min {second} s" if minutes else f"{second} s"

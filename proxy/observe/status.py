@@ -19,8 +19,9 @@ from aiohttp import web
 from proxy.observe.history import History
 from proxy.observe.lines import visible
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
-from proxy.observe.page import SCRIPT_HASH, Explained, Shown, StatusInfo, page
+from proxy.observe.page import Explained, Shown, StatusInfo, page
 from proxy.observe.recent import Seen
+from proxy.observe.style import SCRIPT_HASH
 
 Readiness = Callable[[], str]
 """Why the service is not ready; empty if it is."""
@@ -75,6 +76,7 @@ class StatusServer:
         explain: Explain,
         *,
         history: Callable[[], History] = History,
+        kept: bool = False,
         access: Access = Access(),  # noqa: B008 -- a value that does not change
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -84,6 +86,7 @@ class StatusServer:
         self._readiness = readiness
         self._explain = explain
         self._history = history
+        self._kept = kept
         self._access = access
         self._now = now
         self._explaining = asyncio.Semaphore(_EXPLAIN_AT_ONCE)
@@ -154,6 +157,8 @@ class StatusServer:
             history.days(31, now),
             self._readiness(),
             now,
+            history.since,
+            self._kept,
         )
         return web.Response(text=page(shown, explained), content_type="text/html")
 

@@ -261,11 +261,11 @@ def _limit(process: Process, needs: Needs) -> Rights:
     """Not started as root: keep what is needed, if it is there at all."""
     keep = _can_keep(process.keep_read_capability)
     if capabilities.AVAILABLE:
-        # Where the kernel refuses, what is there stays.
+        # Where the kernel refuses, what is there stays.  Nothing too many may be
+        # there, and what is there be ambient: programs that are started had it.
         with contextlib.suppress(OSError, AttributeError):
-            wanted = _kept(keep, needs)
-            if capabilities.permitted() != wanted:
-                capabilities.limit_to(wanted)
+            capabilities.limit_to(_kept(keep, needs))
+        with contextlib.suppress(OSError, AttributeError):
             if not needs.set_id:
                 capabilities.no_new_privileges()
     name = _own_name()

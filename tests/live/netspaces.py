@@ -27,6 +27,19 @@ CLIENTS = tuple(f"192.0.2.{last}" for last in range(10, 20))
 _NEWNET = 0x40000000  # sched.h, CLONE_NEWNET
 
 
+@contextlib.contextmanager
+def network_of(process: int) -> Iterator[None]:
+    """For a thread, which alone goes there; a socket stays where it was made."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as before:
+        with open(f"/proc/{process}/ns/net") as there:
+            assert libc.setns(there.fileno(), _NEWNET) == 0
+        try:
+            yield
+        finally:
+            assert libc.setns(before.fileno(), _NEWNET) == 0
+
+
 class Wire:
     """``host`` is a command that runs another one in the host's namespace."""
 
@@ -39,16 +52,14 @@ class Wire:
         return await asyncio.to_thread(self._connect, source, port)
 
     def _connect(self, source: str, port: int) -> socket.socket:
-        """In a thread, which alone goes there; a socket stays where it was made."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/thread-self/ns/net") as before:
-            with open(f"/proc/{self._clients}/ns/net") as there:
-                assert libc.setns(there.fileno(), _NEWNET) == 0
-            try:
-                end = (source, 0)
-                return socket.create_connection((HOST, port), 30, source_address=end)
-            finally:
-                assert libc.setns(before.fileno(), _NEWNET) == 0
+        with network_of(self._clients):
+            end = (source, 0)
+            return socket.create_connection((HOST, port), 30, source_address=end)
+
+    def listening(self, address: str, port: int) -> socket.socket:
+        """A socket of one of the clients."""
+        with network_of(self._clients):
+            return socket.create_server((address, port))
 
     def route_back(self, port: int) -> None:
         """What 127.0.0.1:``port`` answers to the clients' addresses stays here."""

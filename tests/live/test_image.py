@@ -5,10 +5,12 @@ Wants root, debootstrap and buildah, and the network that both need.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +18,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.live.process import Settings, serving
+from tests.live.netspaces import CLIENTS, Wire, wired
+from tests.live.process import Served, Settings, serving
 from tests.support.backend import FakeQmail
+from tests.support.containers import mounts, services
 from tests.support.small_host import lay_out
 from tests.support.smtp_client import RawClient
 
@@ -124,11 +128,106 @@ def host(tmp_path: Path) -> Path:
     return tmp_path / "host"
 
 
+# As a container of the compose file: its mounts (source, target, ro or rw; three words
+# each), a name for its qmail, its user without any right, and what follows.
+COMPOSED = """
+root=$1 hosts=$2 count=$3; shift 3
+mount --bind "$root" "$root"
+while [ "$count" -gt 0 ]; do
+  if [ -d "$1" ]; then mkdir -p "$root$2"
+  else mkdir -p "$root${2%/*}"; touch "$root$2"; fi
+  mount --bind "$1" "$root$2"
+  mount -o "remount,bind,$3" "$root$2"
+  shift 3; count=$((count - 1))
+done
+mount --bind "$hosts" "$root/etc/hosts"
+mount -o remount,bind,ro "$root"
+exec chroot "$root" setpriv --no-new-privs --bounding-set=-all --inh-caps=-all \\
+    --reuid "${1%:*}" --regid "${1#*:}" --clear-groups env -i "${@:2}"
+"""
+
+
+def composed(image: Image, host: Path, work: Path) -> list[str]:
+    """The command that starts the service of the compose file, its environment and the
+    image's own command behind it."""
+    front = services()["backstop"]
+    state = work / "state"
+    state.mkdir()
+    # A new volume has the owner of the image's directory.
+    owner = (image.files / "var/lib/backstop").stat()
+    os.chown(state, owner.st_uid, owner.st_gid)
+    hosts = work / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{CLIENTS[0]} qmail\n")
+    places: list[str] = []
+    for each in mounts(front):
+        source = host / each.target.removeprefix("/host/")
+        if not each.target.startswith("/host/"):
+            source = state
+        places += [str(source), each.target, "ro" if each.read_only else "rw"]
+    given = [f"{name}={value}" for name, value in front["environment"].items()]
+    limit = ["prlimit", f"--nofile={front['ulimits']['nofile']}"]
+    config = image.config
+    return [
+        *(*limit, "unshare", "--mount", "bash", "-ec", COMPOSED, "bash"),
+        *(str(image.files), str(hosts), str(len(places) // 3), *places),
+        *(config["User"], *config["Env"], *given),
+        *(*config["Entrypoint"], *config["Cmd"]),
+    ]
+
+
+async def as_composed(image: Image, host: Path, tmp_path: Path) -> None:
+    (host / "var/qmail/users").mkdir(exist_ok=True)
+    with wired() as wire:
+        backend = FakeQmail(listener=wire.listening(CLIENTS[0], 2525))
+        await backend.start()
+        process = await asyncio.create_subprocess_exec(
+            *wire.host,
+            *composed(image, host, tmp_path),
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        served = Served(process, tmp_path / "none")
+        try:
+            await served.said("serves 0.0.0.0:2525")
+            await talk(image, served, wire)
+            served.signal(signal.SIGTERM)
+            await served.finished()
+        finally:
+            await served.kill()
+            await backend.stop()
+    assert len(backend.received) == 1
+    assert (tmp_path / "state/history").is_file()
+
+
+async def talk(image: Image, served: Served, wire: Wire) -> None:
+    """Mail, and the health check as the engine would run it."""
+    connected = await wire.connect(CLIENTS[1], 2525)
+    async with await RawClient.over(connected) as client:
+        await client.reply()
+        await client.command(b"HELO client.test")
+        asked = [b"nobody@example.test", b"alice@example.test"]
+        said = await client.deliver(b"a@sender.test", asked, b"x\r\n")
+        assert said == [250, 550, 250, 354, 250]
+    pid = served.process.pid
+    user, group = image.config["User"].split(":")
+    inside = ("nsenter", "-t", str(pid), "-m", "-n", "-r", "-S", user, "-G", group)
+    health = image.config["Healthcheck"]["Test"][1:]
+    assert run(*inside, "env", "-i", *environment_of(pid), *health) == "ready"
+
+
+def environment_of(process: int) -> list[str]:
+    """NAME=value of each variable that it was started with."""
+    text = Path(f"/proc/{process}/environ").read_text()
+    return [word for word in text.split("\0") if word]
+
+
 async def test_it_serves_as_its_user_on_a_read_only_root(
     image: Image, host: Path, tmp_path: Path
 ) -> None:
     """One test: what it builds takes half a minute."""
     holds_what_it_should(image)
+    await as_composed(image, host, tmp_path)
     fake = FakeQmail()
     await fake.start()
     async with contextlib.AsyncExitStack() as stack:

@@ -112,7 +112,7 @@ async def tile(served: Served) -> str:
     """What the page says of leaks; empty if it has no such tile."""
     status, page = await served.get("/")
     assert status == 200
-    found = re.search(r"<b>([\d,]+)</b> bounces this host still sent", page)
+    found = re.search(r"<b>([\d,]+)</b> bounces this host still sent in 31 days", page)
     return html.unescape(found[1]) if found else ""
 
 

@@ -83,7 +83,7 @@ async def test_it_is_alive_and_holds_what_strangers_send(
         explained(browser)
         severe = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
         assert severe == []
-    wait_for(browser, "footer", "the service does not answer")
+    wait_for(browser, ".note", "the service does not answer")
 
 
 def explained(browser: webdriver.Chrome) -> None:
@@ -109,6 +109,13 @@ async def test_it_fits(
         )
         browser.get(served.status)
         wide = "return document.documentElement.scrollWidth"
+        assert browser.execute_script(wide) <= width
+        # It leaves the others their room: no address of a client is broken up.
+        client = browser.find_element(By.CSS_SELECTOR, ".last td:nth-child(2)")
+        assert client.text == "127.0.0.1"
+        assert client.size["height"] < 40
+        assert "@example.test" in text_of(browser, ".last")
+        browser.get(f"{served.status}explain?address={long.decode()}")
         assert browser.execute_script(wide) <= width
 
 

@@ -191,11 +191,21 @@ async def test_root_where_a_key_says_so(tmp_path: Path, settings: Settings) -> N
         assert status_of(served.process.pid)["Uid"].split() == ["0"] * 4
 
 
+@pytest.mark.parametrize(
+    "given",
+    [("net_bind_service", "dac_read_search"), ("dac_read_search",)],
+    ids=["service", "socket"],
+)
 async def test_a_supervisor_that_gave_rights_sees_them_given_up(
-    tmp_path: Path, closed: Path, settings: Settings, fake: FakeQmail
+    tmp_path: Path,
+    closed: Path,
+    settings: Settings,
+    fake: FakeQmail,
+    given: tuple[str, ...],
 ) -> None:
-    """As under systemd, with AmbientCapabilities."""
-    rights = as_nobody("net_bind_service", "dac_read_search")
+    """As under systemd, with AmbientCapabilities; what is kept is not ambient
+    either, or programs that are started would have it."""
+    rights = as_nobody(*given)
     async with serving(tmp_path, settings, within=rights) as served:
         await served.said("may read every file")
         status = rights_of(served.process.pid)

@@ -21,7 +21,9 @@ from proxy.cli import app
 from proxy.config import load
 from proxy.config.process import Process
 from proxy.process import privileges
-from tests.support import old_hosts
+from tests.support import old_hosts, patched_hosts
+from tests.support.certificates import NAME, issued
+from tests.support.certificates import write as write_pair
 from tests.support.rights import let_all_enter
 
 GOLDEN = Path(__file__).parent.parent / "data/init"
@@ -30,9 +32,14 @@ HOSTS: dict[str, Callable[[Path], Path]] = {
     "life-with-qmail": old_hosts.life_with_qmail,
     "toaster": old_hosts.toaster,
     "panel": old_hosts.panel,
+    "patched": patched_hosts.patched,
+    "envdir": patched_hosts.envdir,
+    "s-qmail": patched_hosts.s_qmail,
+    "qmail-ldap": patched_hosts.qmail_ldap,
     "broken": old_hosts.broken,
 }
 GOOD = [name for name in HOSTS if name != "broken"]
+CHECKED = [name for name in GOOD if name != "qmail-ldap"]  # which wants its server
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +59,8 @@ def laid(name: str, directory: Path) -> Path:
     """The host in a directory of its own, which everybody may enter."""
     root = directory / "host"
     root.mkdir(mode=0o755)
+    if name == "qmail-ldap":
+        pytest.importorskip("ldap")
     return HOSTS[name](root)
 
 
@@ -84,7 +93,7 @@ def test_the_configuration_can_be_read_and_observes(name: str, tmp_path: Path) -
     assert config.qmail.root == str(root)
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", CHECKED)
 def test_check_accepts_it(name: str, tmp_path: Path) -> None:
     root = laid(name, tmp_path)
     path = tmp_path / "config.toml"
@@ -105,12 +114,17 @@ def test_every_commented_key_is_one(name: str, tmp_path: Path) -> None:
         if not (line.startswith("# ") and equals and key.isidentifier()):
             continue
         begin = max(i for i in range(number + 1) if lines[i] == "" or i == 0)
+        end = lines.index("", number) if "" in lines[number:] else len(lines)
         others = [
             other
             for at, other in enumerate(lines)
-            if not (at >= begin and other.startswith(f"{key} = "))
+            if at < begin or not other.startswith(f"{key} = ")
         ]
-        others[others.index(line)] = line.removeprefix("# ")
+        if lines[begin + 1] == "# [[rules]]":  # such a table is one thing
+            table = [each.removeprefix("# ") for each in lines[begin:end] if _key(each)]
+            others = [*lines[:begin], "", "[[rules]]", *table, *lines[end:]]
+        else:
+            others[others.index(line)] = line.removeprefix("# ")
         if key == "command":
             others = [other for other in others if not other.startswith("address = ")]
         path = tmp_path / "config.toml"
@@ -118,6 +132,43 @@ def test_every_commented_key_is_one(name: str, tmp_path: Path) -> None:
         load(path, {})
         tried += 1
     assert tried >= 5
+
+
+def test_the_certificate_that_sslserver_shows(tmp_path: Path) -> None:
+    root = laid("s-qmail", tmp_path)
+    (root / "etc/ssl").mkdir()
+    write_pair(root / "etc/ssl", "mx", issued(NAME))
+    path = tmp_path / "config.toml"
+    assert run("init", "--root", str(root), "-o", str(path))[0] == 0
+    tls = load(path, {}).tls
+    assert tls.certificates == (f"{root}/etc/ssl/mx.pem",)
+    assert tls.keys == (f"{root}/etc/ssl/mx.key",)
+
+
+def test_names_that_toml_does_not_have(tmp_path: Path) -> None:
+    """They are in comments, and the rest can be read."""
+    root = laid("patched", tmp_path)
+    cdb, odd = root / "var/qmail/control/validrcptto.cdb", os.fsencode(root) + b"/\xff"
+    cdb.rename(os.fsdecode(odd))
+    script = root / "service/smtpd/run"
+    named = b"/var/qmail/control/validrcptto.cdb"
+    script.write_bytes(script.read_bytes().replace(named, b"/\xff"))
+    _, text, _ = run("init", "--root", str(root))
+    kinds = [rule["type"] for rule in tomllib.loads(text)["rules"]]
+    assert kinds == ["list", "qmail"]
+    assert '# format = "validrcptto"' in text
+
+
+def test_an_empty_log_is_nobodys(tmp_path: Path) -> None:
+    root = laid("patched", tmp_path)
+    (root / "var/log/qmail/send/current").write_text("tcpserver: status: 0/40\n")
+    _, text, _ = run("init", "--root", str(root))
+    assert "[leakwatch]" not in text
+
+
+def _key(line: str) -> bool:
+    key, equals, _ = line.removeprefix("# ").partition(" = ")
+    return bool(equals) and key.isidentifier()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 from proxy.observe import events
 from proxy.observe.history import History, Numbers
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
-from proxy.observe.page import SCRIPT_HASH, Explained, StatusInfo
+from proxy.observe.page import Explained, StatusInfo
 from proxy.observe.recent import Recent
 from proxy.observe.status import Access, StatusServer
+from proxy.observe.style import SCRIPT_HASH
 from tests.support.ports import own_port
 
 HOSTILE = b'<script>alert("1")</script>\r\n\x1b[31m\0\xff&amp;'
@@ -157,13 +158,11 @@ async def test_page(service: Service, http: aiohttp.ClientSession) -> None:
         "version 1.2.3",
         "mode enforce",
         "qmail-backstop ready",
-        "up for 1 d 02:03:04",
+        "up for 1 d 2 h",
         "listening on 192.0.2.1:25, [::1]:25",
         "backend 127.0.0.1:2525 (up)",
         "1 sessions open",
-        "recipients refused 1",
-        "recipients let in 2",
-        "recipients deferred 1",
+        "recipients: 1 refused, 2 let in, 1 deferred",
         "11-23 00:00:00 192.0.2.9 nobody@example.test qmail no such user",
     ):
         assert fact in plain
@@ -193,7 +192,7 @@ async def test_page_in_observe_mode(
     service.info = service.info._replace(mode="observe")
     service.observe(refused(b"x@y", verdict="accept", observed="reject"))
     plain = words((await get(http, service.url + "/"))[1])
-    assert "recipients refused 0" in plain
+    assert "recipients: 0 refused" in plain
     assert "would have been prevented today" in plain
     assert "x@y qmail no such user (let pass: observe mode)" in plain
 

@@ -75,15 +75,18 @@ class FakeQmail:
     judge: Callable[[bytes], Behaviour | None] | None = None  # of RCPT's argument
     context: ssl.SSLContext | None = None  # with it, STARTTLS is offered,
     implicit: bool = False  # or TLS comes first
+    listener: socket.socket | None = None  # instead of a port of 127.0.0.1
     _kept: socket.socket | None = None
 
     async def start(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        if self._kept is None:
-            self._kept = kept(self.port)
-            self.port = self._kept.getsockname()[1]
-        sock = socket.create_server(("127.0.0.1", self.port))
+        sock = self.listener
+        if sock is None:
+            if self._kept is None:
+                self._kept = kept(self.port)
+                self.port = self._kept.getsockname()[1]
+            sock = socket.create_server(("127.0.0.1", self.port))
         if self.receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         self._server = await asyncio.start_server(

@@ -56,7 +56,7 @@ qmail-start "`cat /var/qmail/control/defaultdelivery`"
 
 def life_with_qmail(root: Path) -> Path:
     """The layout of the book "Life with qmail", with a block list."""
-    _write(
+    write(
         root,
         {
             "var/qmail/rc": _LWQ_RC,
@@ -75,12 +75,12 @@ def life_with_qmail(root: Path) -> Path:
             "etc/tcp.smtp": '127.:allow,RELAYCLIENT=""\n10.1.:allow,RELAYCLIENT=""\n',
         },
     )
-    _cdb(root / "etc/tcp.smtp.cdb", {b"127.": b"+RELAYCLIENT=\0", b"10.1.": b""})
-    _cdb(root / "etc/aliases.cdb", {b":postmaster@": b""})
+    cdb(root / "etc/tcp.smtp.cdb", {b"127.": b"+RELAYCLIENT=\0", b"10.1.": b""})
+    cdb(root / "etc/aliases.cdb", {b":postmaster@": b""})
     (root / "service").mkdir()
     for name in ("qmail-smtpd", "qmail-send"):
         (root / "service" / name).symlink_to(f"/var/qmail/supervise/{name}")
-    return _finish(root)
+    return finish(root)
 
 
 _TOASTER_SMTPD = """\
@@ -107,7 +107,7 @@ _VDELIVERMAIL = "| /home/vpopmail/bin/vdelivermail '' "
 def toaster(root: Path) -> Path:
     """vpopmail with a database, spamdyke and chkuser, as QmailToaster has it."""
     domains = "home/vpopmail/domains"
-    _write(
+    write(
         root,
         {
             "var/qmail/rc": "#!/bin/sh\nexec env - PATH=/var/qmail/bin:$PATH \\\n"
@@ -133,9 +133,9 @@ def toaster(root: Path) -> Path:
         },
         {"vpopmail": "/home/vpopmail"},
     )
-    _cdb(root / "etc/tcprules.d/tcp.smtp.cdb", {b"127.": b"+RELAYCLIENT=\0", b"": b""})
-    _cdb(root / "var/qmail/users/cdb", {b"": b"-"})
-    return _finish(root)
+    cdb(root / "etc/tcprules.d/tcp.smtp.cdb", {b"127.": b"+RELAYCLIENT=\0", b"": b""})
+    cdb(root / "var/qmail/users/cdb", {b"": b"-"})
+    return finish(root)
 
 
 _XINETD = """\
@@ -159,7 +159,7 @@ service smtp
 def panel(root: Path) -> Path:
     """xinetd, mailboxes below qmail's home, bouncesaying: as Plesk has it."""
     names = "var/qmail/mailnames/shop.test"
-    _write(
+    write(
         root,
         {
             "etc/init.d/qmail": "#!/bin/sh\nPATH=/var/qmail/bin:$PATH\n"
@@ -177,15 +177,15 @@ def panel(root: Path) -> Path:
             f"{names}/.qmail-default": "| bouncesaying 'no such address'\n",
         },
     )
-    _cdb(root / "var/qmail/users/cdb", {b"": b"-"})
-    return _finish(root)
+    cdb(root / "var/qmail/users/cdb", {b"": b"-"})
+    return finish(root)
 
 
 def broken(root: Path) -> Path:
     """Little is as it should be: a shell script with an open quotation, no control/me,
     a tcp.smtp.cdb that is none, a default delivery that nobody can know, bytes that
     are no text."""
-    _write(
+    write(
         root,
         {
             "var/qmail/rc": '#!/bin/sh\nqmail-start "$(decide --which)" splogger\n',
@@ -200,12 +200,13 @@ def broken(root: Path) -> Path:
             "etc/xinetd.conf": "service\n}\n",
         },
     )
-    return _finish(root)
+    return finish(root)
 
 
-def _write(
+def write(
     root: Path, files: Mapping[str, str], homes: Mapping[str, str] | None = None
 ) -> None:
+    """Files, and accounts of qmail's and others."""
     homes = {"alias": "/var/qmail/alias"} | dict(homes or {})
     names = dict.fromkeys([*_USERS, *homes])
     rows = [f"{u}:x:{OWNER}:{OWNER}::{homes.get(u, '/var/qmail')}:" for u in names]
@@ -220,12 +221,13 @@ def _write(
     (root / "var/qmail/alias").mkdir(exist_ok=True)
 
 
-def _cdb(path: Path, records: Mapping[bytes, bytes]) -> None:
+def cdb(path: Path, records: Mapping[bytes, bytes]) -> None:
+    """A cdb with these records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(make_cdb(list(records.items())))
 
 
-def _finish(root: Path) -> Path:
+def finish(root: Path) -> Path:
     """Modes and owners as they usually are."""
     for path in root.rglob("*"):
         if os.getuid() == 0:

@@ -28,6 +28,11 @@ class RawClient:
         )
         return cls(reader, writer)
 
+    @classmethod
+    async def over(cls, connected: socket.socket) -> RawClient:
+        """A client on a connection that somebody else has made."""
+        return cls(*await asyncio.open_connection(sock=connected))
+
     async def __aenter__(self) -> RawClient:
         return self
 
