@@ -17,13 +17,11 @@ from proxy.config.model import Backend as BackendKeys
 from proxy.config.rules import RuleKeys, rule_module, rule_names
 from proxy.front.trusted import Trusted
 from proxy.interfaces import interface_addresses
-from proxy.process import capabilities
 from proxy.process.privileges import Needs
 from proxy.qmail import smtpd
 from proxy.qmail.control import ControlError, ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import HostSettings, QmailHost
-from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
 from proxy.qmail.vpopmail_settings import VpopmailSettings
@@ -34,7 +32,7 @@ from proxy.rules.slices import Steps, at_once
 from proxy.rules.source import Context, OnAnswer, unheard, unsaid
 from proxy.rules.trouble import RuleError
 from proxy.rules.verdict import OnRuleError, Rule
-from proxy.rules.vpopmail import WANTS, usable
+from proxy.rules.vpopmail import usable
 
 if TYPE_CHECKING:  # explain wants neither, and wants to start quickly
     from proxy.backend.choice import Place
@@ -85,20 +83,6 @@ def vpopmail_settings(config: Config) -> VpopmailSettings:
     )
 
 
-def vpopmail_problem(config: Config) -> str:
-    """Why the database of ``vpopmail.source`` cannot be asked, in words; ``""`` if
-    it can."""
-    source = config.vpopmail.source
-    if source in ("auto", "cdb") or source in usable():
-        return ""
-    extra = "ldap" if source == "ldap" else "sql"
-    wanted = " and ".join(WANTS[source])
-    return (
-        f'vpopmail.source = "{source}" wants the Python packages {wanted} (install'
-        f" qmail-backstop[{extra}])"
-    )
-
-
 def engine(config: Config, host: QmailHost, on_error: OnRuleError) -> Engine:
     """The configured rules on ``host``; ``on_error`` hears of rules that fail.
     Raises :class:`~proxy.config.ConfigError` for a rule that cannot be built."""
@@ -118,7 +102,7 @@ def engine_in_steps(
     programs say.
 
     ``serving``: guard against becoming an open relay while running (at the
-    start, :func:`relay_problem` does)."""
+    start, ``obstacles.relay_problem`` does)."""
     guard = serving and not config.relay.allow_missing_rcpthosts
     percenthack = config.relay.allow_percenthack
     root = os.fsencode(config.qmail.root)
@@ -168,81 +152,8 @@ def hostname(config: Config, host: QmailHost) -> bytes:
     """Our name: the configured one, else control/me, else this machine's."""
     if config.listen.hostname:
         return _bytes(config.listen.hostname)
-    me = _control(host, lambda control: control.line(b"me"), None)
+    me = control_value(host, lambda control: control.line(b"me"), None)
     return me or socket.getfqdn().encode("ascii", "replace")
-
-
-def start_problem(config: Config, host: QmailHost) -> str:
-    """Why it would be wrong to serve, in words; ``""`` if it would not be."""
-    try:
-        host.moment().control()
-    except (KernelError, CannotTell) as error:
-        path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
-        return f"{path}/control: {error} (are qmail.root and qmail.home right?)"
-    if problem := vpopmail_problem(config):
-        return problem
-    if trouble := tcprules_trouble(config):
-        remedy = "make it with tcprules, or take the key out"
-        return f"listen.tcprules: {trouble} ({remedy})"
-    return relay_problem(config, host)
-
-
-def tcprules_trouble(config: Config) -> str:
-    """Why no client could be let in; ``""`` if there are no rules, or good ones."""
-    if config.listen.tcprules is None:
-        return ""
-    try:
-        tcprules(config).look("127.0.0.1")
-    except TcpRulesError as error:
-        return str(error)
-    return ""
-
-
-def trouble(host: QmailHost) -> str:
-    """Why every recipient would be deferred now; ``""`` if none of that."""
-    try:
-        host.moment().smtpd()
-    except (ControlError, KernelError, CannotTell) as error:
-        return f"every recipient is deferred until this is mended: {error}"
-    return ""
-
-
-def relay_problem(config: Config, host: QmailHost) -> str:
-    """Why it would be wrong to serve, in words; ``""`` if it would not be.
-
-    Without rcpthosts qmail takes mail for every domain, and it sees only our
-    address: whoever reaches us would relay.
-    """
-    if config.relay.allow_missing_rcpthosts:
-        return ""
-    missing = _control(host, lambda control: control.names(b"rcpthosts") is None, False)
-    if not missing:
-        return ""
-    path = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
-    return (
-        f"{path}/control/rcpthosts does not exist: qmail would take mail for every"
-        " domain, an open relay (list your domains there, or set"
-        " relay.allow_missing_rcpthosts = true)"
-    )
-
-
-def relay_warnings(config: Config, host: QmailHost) -> list[str]:
-    """What lets strangers relay although rcpthosts is there, in words."""
-    if not config.relay.allow_percenthack:
-        return []
-    try:
-        opened = opened_domains(host.moment())
-    except (ControlError, KernelError, CannotTell):
-        return []  # trouble() tells of it
-    return [
-        f"control/percenthack lets everybody relay: qmail sends mail for"
-        f" user%any.where@{name.decode('latin-1')} to any.where (take the domain out"
-        " of it, or set relay.allow_percenthack = false)"
-        for name in opened[:_WARNINGS_MAX]
-    ]
-
-
-_WARNINGS_MAX = 5
 
 
 def trusted(config: Config) -> Trusted:
@@ -293,35 +204,14 @@ def _programs_only(config: Config) -> bool:
 def needs(config: Config) -> Needs:
     """Which rights serving needs."""
     return Needs(
-        set_id=_commands(config) or any(rule.runs_programs for rule in config.rules),
+        set_id=commands(config) or any(rule.runs_programs for rule in config.rules),
         addresses=any(backend.transparent for backend in config.backend),
     )
 
 
-def _commands(config: Config) -> bool:
+def commands(config: Config) -> bool:
     """Whether a backend is a program."""
     return any(backend.command for backend in config.backend)
-
-
-def backend_problem(config: Config, before: Config | None = None) -> str:
-    """Why a backend cannot be used as it is configured, in words; ``before``
-    is the configuration that the process was started with or has now."""
-    if any(backend.transparent for backend in config.backend):
-        from proxy.backend.reach import transparent_trouble
-
-        if trouble := transparent_trouble():
-            return (
-                f"backend.transparent = true: {trouble}: connections from other hosts'"
-                " addresses need Linux and CAP_NET_RAW (start as root, or give the"
-                " service that capability; after a HUP, restart it)"
-            )
-    new = before is not None and not _commands(before)
-    if _commands(config) and new and capabilities.new_privileges_forbidden():
-        return (
-            "backend.command is new, and set-id programs such as qmail-queue do not"
-            " work in this process any more (restart the service)"
-        )
-    return ""
 
 
 def places(config: Config, worker: int = 0) -> list[Place]:
@@ -389,7 +279,7 @@ def door_settings(
     if _programs_only(config):
         databytes = smtpd.databytes_set(os.environb.items())
     if databytes is None:
-        databytes = _control(host, smtpd.databytes, 0)
+        databytes = control_value(host, smtpd.databytes, 0)
     harvest = HarvestSettings(
         delay_after=limits.harvest_delay_after,
         refuse_after=limits.harvest_refuse_after,
@@ -427,26 +317,10 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _control(host: QmailHost, read: Callable[[ControlFiles], T], default: T) -> T:
+def control_value(host: QmailHost, read: Callable[[ControlFiles], T], default: T) -> T:
     """What ``read`` finds in the control files; ``default`` where they cannot
     be read, which every recipient's verdict will say too."""
     try:
         return read(host.moment().control())
     except (ControlError, KernelError, CannotTell):
         return default
-
-
-def restart_only(old: Config, new: Config) -> list[str]:
-    """The keys that differ and that a reload does not change."""
-    pairs = {
-        "listen.addresses": (old.listen.addresses, new.listen.addresses),
-        "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
-        "listen.workers": (old.listen.workers, new.listen.workers),
-        "status.address": (old.status.address, new.status.address),
-        "status.token": (old.status.token, new.status.token),
-        "status.history": (old.status.history, new.status.history),
-        "leakwatch": (old.leakwatch, new.leakwatch),
-        "log": (old.log, new.log),
-        "process": (old.process, new.process),
-    }
-    return [key for key, (before, after) in pairs.items() if before != after]

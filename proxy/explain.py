@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from proxy import assemble
+from proxy import assemble, obstacles
 from proxy.config import Config
 from proxy.explain_client import ClientStep, standing
 from proxy.rules.engine import Closable, Engine
@@ -65,7 +65,7 @@ def run(
     """Explain each address to standard output; the exit status."""
     host = assemble.qmail_host(config)
     engine = assemble.engine(config, host, _unheard)
-    if problem := assemble.start_problem(config, host):
+    if problem := obstacles.start_problem(config, host):
         print(f"warning: serve would not start: {problem}", file=sys.stderr)
     with Explainer(engine, config, asked) as explainer:
         return Session(explainer, _Json() if as_json else _people()).run(addresses)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from proxy import __version__, assemble
+from proxy import __version__, assemble, obstacles
 from proxy.again import Again
 from proxy.backend.choice import Backends
 from proxy.certificates import TlsError, expires_soon, server_tls
@@ -129,8 +129,8 @@ class Service:
         :class:`~proxy.certificates.TlsError`."""
         config = self.config
         host = assemble.qmail_host(config)
-        problem = assemble.start_problem(config, host)
-        if problem := problem or assemble.backend_problem(config):
+        problem = obstacles.start_problem(config, host)
+        if problem := problem or obstacles.backend_problem(config):
             raise StartError(problem)
         hostname = assemble.hostname(config, host)
         observers: list[Observer] = [self._limited, self.metrics, self.showing.recent]
@@ -199,7 +199,7 @@ class Service:
             self.metrics.interlock = lambda: watch.interlock_state
 
     def _say_trouble(self, host: QmailHost) -> None:
-        if trouble := assemble.trouble(host):
+        if trouble := obstacles.trouble(host):
             self.log.notice("error", trouble)
         commands = any(backend.command for backend in self.config.backend)
         if commands and capabilities.new_privileges_forbidden():
@@ -208,7 +208,7 @@ class Service:
             soon = expires_soon(self.door.tls if self.door else None, time.time())
             if soon:
                 self.log.notice("warning", f"{soon} (renew it, then send HUP)")
-            for warning in assemble.relay_warnings(self.config, host):
+            for warning in obstacles.relay_warnings(self.config, host):
                 self.log.notice("warning", warning)
 
     def _own_sockets(self) -> Sequence[socket.socket]:
@@ -260,8 +260,8 @@ class Service:
         try:
             config = self._reload()
             host = assemble.qmail_host(config)
-            problem = assemble.start_problem(config, host)
-            if problem := problem or assemble.backend_problem(config, self.config):
+            problem = obstacles.start_problem(config, host)
+            if problem := problem or obstacles.backend_problem(config, self.config):
                 raise StartError(problem)
             settings = self._door_settings(config, host, server_tls(config))
             behind = assemble.places(config, self._worker)
@@ -275,7 +275,7 @@ class Service:
         door.configure(engine, assemble.hostname(config, host), settings)
         relay = config.relay
         watch.use(behind, relay.interlock_interval, trusting=bool(relay.trusted))
-        kept = assemble.restart_only(self.config, config)
+        kept = obstacles.restart_only(self.config, config)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.log.notice("info", "configuration reloaded")

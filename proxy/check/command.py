@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from proxy import assemble
+from proxy import assemble, obstacles
 from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.check.history import check_history
 from proxy.check.host import HostFiles, check_host
@@ -131,7 +131,7 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
             yield settings.finding(WARNING, where, what, remedy)
     if len(config.backend) > 1:
         yield from _backends(config, settings)
-    if trouble := assemble.tcprules_trouble(config):
+    if trouble := obstacles.tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         yield settings.finding(ERROR, ("listen", "tcprules"), trouble, remedy)
     if config.status.address:

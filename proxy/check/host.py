@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 
-from proxy import assemble
+from proxy import obstacles
 from proxy.check.finding import ERROR, NOTE, WARNING, Finding
 from proxy.config import Config, Problem
 from proxy.config.problem import printable
@@ -146,14 +146,14 @@ def _readable(
 
 
 def _relay(config: Config, host: QmailHost, files: HostFiles) -> Iterator[Finding]:
-    if assemble.relay_problem(config, host):
+    if obstacles.relay_problem(config, host):
         yield files.finding(
             ERROR,
             files.control("rcpthosts"),
             "missing: qmail would take mail for every domain (an open relay)",
             "list your domains there, or set relay.allow_missing_rcpthosts = true",
         )
-    for text in assemble.relay_warnings(config, host):
+    for text in obstacles.relay_warnings(config, host):
         what, _, remedy = text.removesuffix(")").partition(" (")
         path = files.control("percenthack")
         what = what.removeprefix("control/percenthack ")

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from proxy import assemble, certificates
+from proxy import assemble, certificates, obstacles
 from proxy.certificates import TlsError
 from proxy.config import Config, ConfigError
 from proxy.front.activation import ActivationError, inherited
@@ -146,7 +146,7 @@ class _Workers:
             new = self._reload()
             tls = certificates.server_tls(new)
             assemble.places(new)  # may raise, too
-            if not assemble.start_problem(new, assemble.qmail_host(new)):
+            if not obstacles.start_problem(new, assemble.qmail_host(new)):
                 self._config, self._tls = new, tls
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy import assemble
+from proxy import assemble, obstacles
 from proxy.check.finding import Settings
 from proxy.check.vpopmail import check_vpopmail
 from proxy.config import Config
@@ -89,12 +89,12 @@ def test_a_source_without_its_packages_does_not_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(assemble, "usable", frozenset)
-    problem = assemble.vpopmail_problem(Config(vpopmail=Vpopmail(source="mysql")))
+    problem = obstacles.vpopmail_problem(Config(vpopmail=Vpopmail(source="mysql")))
     assert "asyncmy" in problem
     assert "qmail-backstop[sql]" in problem
     for source in ("auto", "cdb"):
         config = Config.model_validate({"vpopmail": {"source": source}})
-        assert not assemble.vpopmail_problem(config)
+        assert not obstacles.vpopmail_problem(config)
 
 
 def test_the_keys_reach_the_decision() -> None:
