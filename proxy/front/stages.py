@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.front.outcome import outcome_of
+from proxy.observe.events import Notice
+from proxy.rules.stages import Stage
 from proxy.rules.verdict import Question
 from proxy.smtp.reply import Reply
 
@@ -22,6 +24,7 @@ async def before_data(session: Session) -> None:
     meanwhile, or the client."""
     said = await session._engine.stages.at_data(_question(session))
     session._task = None
+    _tell(session, "DATA", said)
     if said.refusal is None:
         session.pass_data(said.header)
         return
@@ -38,12 +41,21 @@ async def after_auth(session: Session, accepted: Reply) -> None:
         _question(session), exchange.mechanism, exchange.user
     )
     session._task = None
+    _tell(session, "AUTH", said)
     if said.refusal is not None and session._conversation is not None:
         # To the backend's connection the client is somebody: nothing more on it.
         session._conversation.leave()
         session._conversation = None
     session._dialogue.auth_answered(said.refusal or accepted)
     session._after()
+
+
+def _tell(session: Session, command: str, said: Stage) -> None:
+    """What observe mode has let pass."""
+    if said.observed is not None:
+        text = f"session {session._id}: {command} would have been answered"
+        text = f'{text} "{said.observed.text}": {said.why}'
+        session._door.observer(Notice("info", text))
 
 
 def _question(session: Session) -> Question:

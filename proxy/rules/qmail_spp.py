@@ -309,9 +309,8 @@ class QmailSpp(BaseSource):
     # What is left over.
 
     def _header(self, session: _Session) -> bytes:
-        """The lines for the message, once."""
+        """The lines for the message; :meth:`_Session.follow` forgets them."""
         good, bad = header_of(session.header)
-        session.header.clear()
         for line in bad:
             self._tell(f"H{shown(line)} is no header field")
         return good

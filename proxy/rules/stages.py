@@ -18,11 +18,13 @@ from proxy.smtp.reply import Reply
 
 class Stage(NamedTuple):
     """A rule's word: ``refusal``, if it refuses, and why, for the log; ``header``,
-    whole lines for the top of the message (at DATA only)."""
+    whole lines for the top of the message (at DATA only).  ``observed``: the refusal
+    that observe mode let pass."""
 
     refusal: Reply | None = None
     why: str = ""
     header: bytes = b""
+    observed: Reply | None = None
 
 
 @runtime_checkable
@@ -83,6 +85,9 @@ class Stages:
                 self._on_error(rule.name, error)
                 said = Stage(replies.INTERNAL, f"rule {rule.name} failed: {error}")
             header += said.header
-            if said.refusal is not None and not self._observe:
-                return said
+            if said.refusal is None:
+                continue
+            if self._observe:
+                return Stage(why=said.why, observed=said.refusal)
+            return said
         return Stage(header=b"" if self._observe else header)

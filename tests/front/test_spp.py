@@ -13,7 +13,13 @@ import pytest
 
 from proxy.backend.settings import BackendSettings
 from proxy.front.door import DoorSettings
-from proxy.observe.events import AuthEnded, Event, MessageEnded, RecipientDecided
+from proxy.observe.events import (
+    AuthEnded,
+    Event,
+    MessageEnded,
+    Notice,
+    RecipientDecided,
+)
 from proxy.qmail.host import QmailHost
 from proxy.smtp import replies
 from proxy.smtp.driver import Limits
@@ -208,6 +214,11 @@ async def test_observe_mode_lets_all_pass_and_changes_nothing(tmp_path: Path) ->
         (one,) = front.fake.received
         assert one.recipients == [b"TO:<%s>" % BOB]
         assert b"X-A" not in one.message
+        (told,) = front.of(Notice)
+        assert isinstance(told, Notice)
+        assert told.text.endswith(
+            'DATA would have been answered "554 no": plugins/data says E554 no'
+        )
 
 
 @pytest.mark.parametrize("found", ["accept", "pass"])

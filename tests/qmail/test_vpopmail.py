@@ -213,6 +213,17 @@ def test_delete_may_be_refused() -> None:
     assert said(files, b"ann@v.test", refuse_deleted=True).outcome is DELIVER
 
 
+def test_behind_a_filter_it_decides_as_ever(files: Files) -> None:
+    """README.spamassassin of vpopmail has such a line.  So the real one does."""
+    line = b"|/usr/bin/spamc -f | " + PROGRAM + b" '' bounce-no-mailbox\n"
+    dot(files, b"default", line)
+    assert said(files, b"ann@v.test").outcome is DELIVER
+    for name in (b"nobody", b"locked"):
+        decision = said(files, name + b"@v.test")
+        assert decision.outcome is BOUNCE, explain(decision)
+        assert not decision.undecided
+
+
 def test_whoever_decides_is_named() -> None:
     files = vpopmail_files(b"'|/opt/sort-it'")
     cdb_accounts(files, ACCOUNTS)
