@@ -4,7 +4,7 @@ Knows: the order of aliases, mailbox, extension and default; the user's own .qma
 Knows not: where accounts are kept (:mod:`proxy.qmail.vpopmail_data`), what a line
 leads to (:mod:`proxy.qmail.vpopmail_lines`), any network: what only a database can
 tell becomes a :class:`~proxy.qmail.vpopmail_data.Need`.  Called through
-:mod:`proxy.qmail.known`.  Source: vdelivermail.c, vpalias.c, vpopmail.c of
+:mod:`proxy.qmail.known`.  Source: vdelivermail.c, vpopmail.c of
 vpopmail 5.4 to 5.6.
 """
 
