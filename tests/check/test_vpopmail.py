@@ -88,7 +88,7 @@ def test_with_a_database_the_extension_is_looked_at_too() -> None:
 def test_a_source_without_its_packages_does_not_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(assemble, "usable", frozenset)
+    monkeypatch.setattr(obstacles, "usable", frozenset)
     problem = obstacles.vpopmail_problem(Config(vpopmail=Vpopmail(source="mysql")))
     assert "asyncmy" in problem
     assert "qmail-backstop[sql]" in problem
