@@ -8,7 +8,7 @@ says more.
 from __future__ import annotations
 
 from bench.peers import peer
-from bench.side_by_side import Plan, arguments, circumstances, details, run, table
+from bench.side_by_side import arguments, circumstances, details, plan_of, run, table
 from bench.tools import build, say_if_busy, write_out
 from bench.workloads import workload
 
@@ -21,7 +21,7 @@ def main() -> None:
     workloads = [workload(name) for name in given.workloads.split(",")]
     peers = [peer("backstop")]
     about = circumstances(peers)
-    results = run(Plan(peers, workloads, given.rounds, given.seconds, given.clients))
+    results = run(plan_of(given, peers, workloads))
     print(table(results, workloads), details(results, workloads), sep="\n\n")
     rows = {
         name: [row.as_dict() for row in found]

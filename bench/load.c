@@ -13,7 +13,9 @@
  *
  * Values: clients (at once), seconds (no session is begun after), count (of
  * sessions, 0 is no limit), size (of a message), messages, recipients, unknown,
- * sources (addresses 127.1.x.y), table (known users user00000...), seed.
+ * sources (addresses 127.1.x.y), table (known users user00000...), seed,
+ * awake (1: ask the kernel over and over in place of sleeping, so that no server
+ * has to wake this process; over a network none would).
  * Prints one JSON object: counts, replies by stage and code, latency (of a
  * session; with `reuse` of a message) in milliseconds. Called by
  * bench/tools.py. */
@@ -21,6 +23,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,8 +57,8 @@ struct client {
 
 static struct {
     long clients, seconds, count, size, messages, recipients, unknown, sources,
-        table, seed;
-} want = {16, 0, 0, 2048, 50, 20, 80, 64, 10000, 1};
+        table, seed, awake;
+} want = {16, 0, 0, 2048, 50, 20, 80, 64, 10000, 1, 0};
 
 static enum mode mode;
 static int port, ep;
@@ -362,7 +365,10 @@ static int may_begin(double began)
 static int turn(void)
 {
     struct epoll_event events[256];
-    int over = 0, count = epoll_wait(ep, events, 256, 100);
+    int patience = want.awake ? 0 : 100; /* milliseconds */
+    int over = 0, count = epoll_wait(ep, events, 256, patience);
+    if (!count && want.awake)
+        sched_yield(); /* the backend may be on this core */
     for (int i = 0; i < count; i++) {
         struct client *c = events[i].data.ptr;
         if (!c) {
@@ -459,7 +465,8 @@ static int set(const char *argument)
                  {"count", &want.count},       {"size", &want.size},
                  {"messages", &want.messages}, {"recipients", &want.recipients},
                  {"unknown", &want.unknown},   {"sources", &want.sources},
-                 {"table", &want.table},       {"seed", &want.seed}};
+                 {"table", &want.table},       {"seed", &want.seed},
+                 {"awake", &want.awake}};
     const char *equals = strchr(argument, '=');
     for (size_t i = 0; equals && i < sizeof NAMES / sizeof *NAMES; i++)
         if (strlen(NAMES[i].name) == (size_t)(equals - argument) &&

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import host
+from bench import haraka, host
 from bench.cpu import Tree, cores
 from bench.tools import (
     DOMAIN,
@@ -397,6 +397,12 @@ PEERS = (
         _said("postconf", "-d", "mail_version"),
         # A process for each held session; it serves 100 clients at once.
         skips=frozenset({"hold"}),
+    ),
+    Peer(
+        "haraka",
+        haraka.missing,
+        lambda task: haraka.prepare(task, recipients()),
+        haraka.version,
     ),
     Peer("sink", _nothing_missing, _direct, lambda: "the backend alone"),
 )

@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     rounds: int
     seconds: int
     clients: int = 16
+    awake: bool = False
 
 
 def run(plan: Plan) -> Results:
@@ -74,7 +75,13 @@ def _undisturbed(plan: Plan, running: Running, which: Workload) -> Row:
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(attempt)
-        row = measure(running, which, seconds=plan.seconds, clients=plan.clients)
+        row = measure(
+            running,
+            which,
+            seconds=plan.seconds,
+            clients=plan.clients,
+            awake=plan.awake,
+        )
         rows.append(row)
         if row.others < _QUIET:
             break
@@ -201,7 +208,20 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="each workload")
     parser.add_argument("--clients", type=int, default=16, help="at once")
+    parser.add_argument(
+        "--awake",
+        action="store_true",
+        help="clients never sleep: no server has to wake them, as over a network",
+    )
     return parser
+
+
+def plan_of(
+    given: argparse.Namespace, peers: Sequence[Peer], workloads: Sequence[Workload]
+) -> Plan:
+    """What :func:`arguments` were given."""
+    rounds, seconds, clients = given.rounds, given.seconds, given.clients
+    return Plan(peers, workloads, rounds, seconds, clients, given.awake)
 
 
 def main() -> None:
@@ -217,7 +237,7 @@ def main() -> None:
     peers = present(given.peers.split(","))
     workloads = [workload(name) for name in given.workloads.split(",")]
     about = circumstances(peers)
-    results = run(Plan(peers, workloads, given.rounds, given.seconds, given.clients))
+    results = run(plan_of(given, peers, workloads))
     print(table(results, workloads), details(results, workloads), sep="\n\n")
     print("\n" + "\n".join(f"- {name}: {value}" for name, value in about.items()))
     rows = {

@@ -97,9 +97,14 @@ class Row:
 
 
 def measure(
-    running: Running, which: Workload, *, seconds: int, clients: int = 16
+    running: Running,
+    which: Workload,
+    *,
+    seconds: int,
+    clients: int = 16,
+    awake: bool = False,
 ) -> Row:
-    """Run one workload."""
+    """Run one workload; ``awake`` clients never sleep."""
     if which.mode == "hold":
         return _hold(running)
     # As many as make caches warm and connections open, and not much more.
@@ -113,6 +118,7 @@ def measure(
         seconds=seconds,
         clients=clients,
         seed=time.time_ns() & 0xFFFF,
+        awake=int(awake),
         **which.values,
     )
     used, others = running.tree.times().since(times), strangers.cores()

@@ -25,6 +25,7 @@ from proxy.front.pressure import Patience, Pressure, limits_under
 from proxy.front.proxied import Complaints, HeaderPhase
 from proxy.front.tls import ServerTls
 from proxy.front.trusted import NOBODY, Trusted
+from proxy.front.writes import Writes
 from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
 from proxy.rules.engine import Engine
 from proxy.smtp import replies
@@ -101,6 +102,7 @@ class Door:
         self._clock = clock or self.loop.time
         self.tls: ServerTls | None = None
         self.sessions: set[Session] = set()
+        self.writes = Writes(self.loop)
         self.awaiting: set[HeaderPhase] = set()
         self.complaints = Complaints(observer)
         self._common = common
@@ -274,6 +276,7 @@ class Door:
 
     def shut(self, transport: asyncio.Transport) -> None:
         """Close a connection; what is still to be sent has some seconds."""
+        self.writes.now(transport)
         transport.close()
         if transport.get_write_buffer_size():
             self._lingering.append((self.now + _LINGER_SECONDS, transport))

@@ -45,6 +45,7 @@ class Encrypted:
         tls = self._door.tls
         assert tls is not None  # else it was not offered
         self._forget_user()
+        self._door.writes.now(self._socket)
         self._discarded = discarded
         self._reading = True  # whatever was before: the handshake reads
         self._handshake = Handshake(

@@ -184,7 +184,7 @@ class Session(Authenticated, Encrypted, SMTP):
 
     def send(self, data: bytes) -> None:
         if not self._gone:
-            self._socket.write(data)
+            self._door.writes.write(self._socket, data)
 
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
         sender, trust = self._dialogue.transaction.sender, self._relayclient
