@@ -68,7 +68,8 @@ def _unary(operator: bytes, word: bytes, walker: Walker, home: Place) -> bool | 
     if operator == b"-d":
         return stat_bits.S_ISDIR(status.st_mode)
     if operator == b"-s":
-        return status.st_size > 0
+        # Of a directory the file system says what it likes.
+        return None if stat_bits.S_ISDIR(status.st_mode) else status.st_size > 0
     if operator == b"-r":
         identity: Identity = walker.identity
         return identity.may(status, READ)

@@ -129,7 +129,9 @@ def _simple(words: list[bytes], run: Run) -> list[_Ending]:
     found = _run(words, run, shell=True)
     if words[0] == b"exit":
         if found is None or len(words) == 1:
-            return [_Ending(0, taken=True), _Ending(None, taken=True)]
+            # Not a number: some shells end, with 2, others go on.
+            over = [_Ending(code, taken=True, exited=True) for code in (0, None)]
+            return [*over, _Ending(None, taken=True)]
         return [_Ending(found.code, exited=True)]
     quiet = words[0] in (b"test", b"[", b":", b"true", b"false")
     if found is None:
@@ -245,6 +247,8 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     inner = _run(arguments[1:], run, shell=False)
     if inner is None or any(inner.copies()) or inner.undecided:
         return None
+    if inner.code == 0 and run.piped:  # "unable to rewind"
+        return Effect(111)
     if inner.code == 0:
         return Effect(99, (arguments[0],))
     return Effect(111) if inner.code == 111 else Effect(0)

@@ -145,16 +145,19 @@ class TestMailboxes:
             (b"./half/", Outcome.DEFER),
             (b"./readonly/", Outcome.DEFER),
             (b"./split/", Outcome.DEFER),
+            (b"./same/", Outcome.DEFER),
             (b"./Mailbox/", Outcome.DEFER),
         ],
     )
     def test_where_a_line_delivers(self, line: bytes, expected: Outcome) -> None:
         files = alices(line + b"\n")
-        for name in (b"Maildir", b"readonly", b"split"):
+        for name in (b"Maildir", b"readonly", b"split", b"same"):
             for part in (b"/tmp", b"/new", b"/cur"):
                 files.dir(ALICE_HOME + name + part, 0o700, ALICE)
         files.change(ALICE_HOME + b"readonly/new", st_mode=stat.S_IFDIR | 0o500)
         files.change(ALICE_HOME + b"split/new", st_dev=2)
+        files.remove(ALICE_HOME + b"same/tmp")
+        files.link(ALICE_HOME + b"same/tmp", b"./new")
         files.dir(ALICE_HOME + b"half/tmp", 0o700, ALICE)
         files.dir(ALICE_HOME + b"sub", 0o700, ALICE)
         files.file(ALICE_HOME + b"theirs", b"", 0o644, BOB)

@@ -109,6 +109,8 @@ def test_words(command: bytes, words: list[bytes] | None) -> None:
         (b"preline bouncesaying no", Effect(100)),
         (b"preline -fd forward joe@x", Effect(0, (b"joe@x",))),
         (b"preline", Effect(100)),
+        (b"preline condredirect joe@x true", Effect(111)),  # it cannot rewind a pipe
+        (b"preline condredirect joe@x false", Effect(0)),
         (b"test -d /", Effect(0)),
         (b"test -f /", Effect(1)),
         (b"test ! -e /nonexistent -a -d /", Effect(0)),
@@ -171,6 +173,10 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
         b"exit x",
         b"exit 1 2",
         b"exit 1000",
+        b"exit x || exit 0",
+        b"false || exit 1000 || true",
+        b"exit x; exit 0",
+        b"test -s /",  # what a directory measures is the file system's own affair
         b"bouncesaying no exit 0",  # not a program: only the shell knows it
         b"bouncesaying no grep x",
         b"bouncesaying no forward joe",
