@@ -40,7 +40,7 @@ def _split(arguments: list[bytes], at: bytes) -> list[list[bytes]]:
 
 
 def _one(words: list[bytes], walker: Walker, home: Place) -> bool | None:
-    if len(words) > 2 and words[0] == b"!" and words[1] not in (b"=", b"!="):
+    if len(words) > 2 and words[0] == b"!" and words[1] not in (b"!", b"=", b"!="):
         found = _one(words[1:], walker, home)
         return None if found is None else not found
     if _WORDS.intersection(words):

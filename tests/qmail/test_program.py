@@ -183,6 +183,7 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
         b"condredirect joe@x forward ann",
         b"except forward joe",
         b"test -x x",
+        b"[ ! ! -f x ]",  # dash and bash differ
         b"[ a = b",
         b"[ ! = b ]",
         b"sh -c 'thing'",
