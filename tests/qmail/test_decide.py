@@ -316,6 +316,32 @@ class TestForwards:
         assert outcome(files, b"list") is Outcome.FORWARD
         assert outcome(files, b"list", sender=b"") is Outcome.BOUNCE
 
+    @pytest.mark.parametrize(
+        ("host", "name", "value"),
+        [
+            (b"a.b.test", b"EXT2", b"x-y"),
+            (b"a.b.test", b"EXT3", b"y"),
+            (b"a.b.test", b"EXT4", b""),
+            (b"a.b.test", b"HOST2", b"a.b"),
+            (b"a.b.test", b"HOST3", b"a"),
+            (b"a.b.test", b"HOST4", b"a"),
+            (b"test", b"HOST2", b"test"),
+        ],
+    )
+    def test_parts_of_extension_and_host(
+        self, host: bytes, name: bytes, value: bytes
+    ) -> None:
+        """qmail-command.8; qmail-local.c."""
+        files = mail_host_files()
+        for list_file in (b"locals", b"rcpthosts"):
+            files.control(list_file, host + b"\n")
+        line = b'|[ "$%s" = "%s" ] || exit 100\n' % (name, value)
+        files.file(b"/home/alice/.qmail-default", line, uid=ALICE)
+        assert ask(files, b"alice-ext-x-y@" + host).outcome is Outcome.DELIVER
+        assert ask(files, b"alice-q-z-z-y.z@" + host).outcome is (
+            Outcome.DELIVER if name.startswith(b"HOST") else Outcome.BOUNCE
+        )
+
 
 class TestRemoteAndNobody:
     def test_other_ends(self) -> None:

@@ -17,7 +17,14 @@ from proxy.qmail.view import DirectoryView
 from proxy.qmail.walk import SUPERUSER
 from tests.support.fuzz import fuzz
 
-ENVIRONMENT = {b"EXT": b"foo", b"HOST": b"h.test", b"SENDER": b"", b"DEFAULT": b"a b"}
+ENVIRONMENT = {
+    b"EXT": b"foo",
+    b"HOST": b"h.test",
+    b"SENDER": b"",
+    b"DEFAULT": b"a b",
+    b"STAR": b"*",
+    b"SIGNS": b"';$EXT|&~#",
+}
 HOST = QmailHost(DirectoryView(b"/"))
 WALKER = HOST.walker(SUPERUSER)
 RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
@@ -38,7 +45,15 @@ RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
         (b'a "$SENDER"', [b"a", b""]),
         (b"[ a = b ]", [b"[", b"a", b"=", b"b", b"]"]),
         (b"a x=y", [b"a", b"x=y"]),
-        (b"a $EXT", None),
+        (b"a $EXT", [b"a", b"foo"]),
+        (b"a $EXT@${HOST}x", [b"a", b"foo@h.testx"]),
+        (b"a $DEFAULT", None),
+        (b"a $SENDER", None),
+        (b"a $SENDER@x", None),
+        (b"a $UNKNOWN", None),
+        (b"a $STAR", None),
+        (b"a $SIGNS", [b"a", b"';$EXT|&~#"]),
+        (b"$EXT a", [b"foo", b"a"]),
         (b'a "$UNKNOWN"', None),
         (b'a "`b`"', None),
         (b'a "\\x"', None),
@@ -231,7 +246,8 @@ def test_exit_codes(code: int, what: str) -> None:
 
 PIECES = st.sampled_from(
     [b"a", b"b=c", b" ", b"  ", b"\t", b"'", b'"', b"$EXT", b"${HOST}", b"@", b"%",
-     b"[", b"]", b"!", b"-", b"x y", b"''", b'""', b"$", b"\\", b"*", b"~", b"#", b";"]
+     b"$SIGNS", b"$STAR", b"[", b"]", b"!",
+     b"-", b"x y", b"''", b'""', b"$", b"\\", b"*", b"~", b"#", b";"]
 )  # fmt: skip
 
 
