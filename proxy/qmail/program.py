@@ -16,6 +16,7 @@ from proxy.qmail.effect import Effect, Run, options
 from proxy.qmail.filetest import condition
 from proxy.qmail.known import PROGRAMS
 from proxy.qmail.shell import AndOr, Command, If, Sequence, Simple, parse, split_words
+from proxy.qmail.shellcase import chosen, is_case
 
 _QMAIL_BIN = b"bin/"
 
@@ -35,6 +36,11 @@ def effect(command: bytes, run: Run) -> Effect | None:
     if run.depth > _DEPTH_MAX:
         return None
     run = run._replace(depth=run.depth + 1)
+    if is_case(command):
+        branch = chosen(command, run.environment)
+        if branch is None:
+            return None
+        command = branch
     parsed = parse(command, run.environment)
     if parsed is None:
         return None

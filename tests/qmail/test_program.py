@@ -154,6 +154,15 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         (b"if true; then if false; then thing; fi; fi; false", 1, []),
         (b"exit 0; thing", 0, []),
         (b"true;", 0, []),
+        (b'case "$EXT" in *oo) exit 100;; esac', 100, []),
+        (b'case "$EXT" in *x*) exit 100;; esac', 0, []),
+        (b"case $EXT in fo) exit 99;; f??) exit 100;; *) exit 111;; esac", 100, []),
+        (b"case $DEFAULT in a|'a b') forward joe@x;; esac", 0, [b"joe@x"]),
+        (b"case x$SENDER in (y) thing;; ( x ) false ;; esac;", 1, []),
+        (b"case ${HOST}'*' in h.test) thing;; h.test'*') exit 99; esac", 99, []),
+        (b"case '' in '') true && exit 100;; esac", 100, []),
+        (b"case a in b) echo ';;'; exit 0;; a) ;; esac", 0, []),
+        (b"case $STAR in '*') exit 100;; *) exit 99;; esac", 100, []),
     ],
 )
 def test_what_is_known_of_several(
@@ -222,6 +231,22 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
         b"exec thing; exit 100",
         b"cd /x && exit 100",
         b"bouncesaying no " * 5000,
+        b"case $EXT in [f]oo) exit 100;; esac",
+        b"case $UNKNOWN in a) exit 100;; esac",
+        b'case "$UNKNOWN" in a) exit 100;; esac',
+        b"case $EXT in $EXT) exit 100;; esac",
+        b"case $EXT in a) exit 0;; *) thing;; esac",
+        b"case $EXT in a) exit 0 ;& foo) exit 100;; esac",
+        b"case $EXT in a) exit 0; foo) exit 100;; esac",
+        b"case $EXT in foo) exit 100 esac",
+        b"case $EXT in foo) exit 100;; esac && true",
+        b"case $EXT in foo) case x in x) exit 100;; esac;; esac",
+        b"case $EXT in foo) (exit 100);; esac",
+        b"case $EXT foo) exit 100;; esac",
+        b"case $EXT in foo exit 100;; esac",
+        b"case esac in esac) exit 0;; esac",
+        b"case `x` in x) exit 0;; esac",
+        b"case x in x) exit 0;;",
     ],
 )
 def test_what_is_not_known(command: bytes) -> None:
@@ -249,6 +274,32 @@ PIECES = st.sampled_from(
      b"$SIGNS", b"$STAR", b"[", b"]", b"!",
      b"-", b"x y", b"''", b'""', b"$", b"\\", b"*", b"~", b"#", b";"]
 )  # fmt: skip
+
+
+CASE_PIECES = st.sampled_from(
+    [b"case ", b" in ", b"$EXT", b'"$EXT"', b"f", b"oo", b"*", b"?", b"'*'", b") ",
+     b"|", b"(", b"exit 7", b"exit 8", b";; ", b"; ", b"true", b" && ", b"esac", b" ",
+     b"f*) exit 9;; ", b"*) exit 10;; ", b"*o|x) exit 11;; ", b";&", b"''", b"\\"]
+)  # fmt: skip
+
+
+def test_the_shell_agrees_about_case() -> None:
+    @fuzz
+    @given(st.lists(CASE_PIECES, max_size=9).map(b"".join))
+    def agrees(text: bytes) -> None:
+        command = b"case $EXT in " + text + b" esac"
+        found = effect(command, RUN)
+        if found is None:
+            return
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            env=ENVIRONMENT,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == found.code, command
+
+    agrees()
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh"])
