@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from proxy.qmail.shell import parse
+
 _BEGIN = re.compile(rb"[ \t]*case[ \t]+")
 _IN = re.compile(rb"[ \t]+in[ \t]+")
 _END = re.compile(rb"[ \t]*esac[ \t]*;?[ \t]*\Z")
@@ -47,14 +49,17 @@ def chosen(command: bytes, environment: Mapping[bytes, bytes]) -> bytes | None:
         end = _list_end(command, at)
         if end is None:
             return None
-        text, at = command[at : end[0]], end[1]
+        text, at = command[at : end[0]].strip(b" \t"), end[1]
+        # An error in one of them is one for the shell, which then runs none.
+        if text and parse(text, environment) is None:
+            return None
         if found is None:
             fits = [_fits(pattern, value) for pattern in branches]
             if None in fits:
                 return None
             if any(fits):
                 found = text
-    return (found or b"").strip(b" \t") or b":"
+    return found or b":"
 
 
 def _word(
@@ -136,11 +141,11 @@ def _list_end(command: bytes, at: int) -> tuple[int, int] | None:
         elif _UNCERTAIN.match(command, at):
             return None
         elif _BRACKET.match(command, at):
-            text = command[start:at].rstrip(b" \t")
             # The last list may be without its ";;".
+            text = command[start:at].strip(b" \t")
             if not _END.match(command, at) or text[-1:] not in (b"", b";"):
                 return None
-            return start + len(text.removesuffix(b";")), at
+            return at, at
         else:
             at += 1
     return None

@@ -162,6 +162,7 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         (b"case ${HOST}'*' in h.test) thing;; h.test'*') exit 99; esac", 99, []),
         (b"case '' in '') true && exit 100;; esac", 100, []),
         (b"case a in b) echo ';;'; exit 0;; a) ;; esac", 0, []),
+        (b"case a in b) ;; a) true; exit 99; esac", 99, []),
         (b"case $STAR in '*') exit 100;; *) exit 99;; esac", 100, []),
     ],
 )
@@ -247,6 +248,9 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
         b"case esac in esac) exit 0;; esac",
         b"case `x` in x) exit 0;; esac",
         b"case x in x) exit 0;;",
+        b"case x in x) exit 0;; y) ; esac",
+        b"case x in x) exit 0;; y) && true;; esac",
+        b"case x in y) ; esac",
     ],
 )
 def test_what_is_not_known(command: bytes) -> None:
