@@ -36,6 +36,8 @@ def effect(command: bytes, run: Run) -> Effect | None:
     if run.depth > _DEPTH_MAX:
         return None
     run = run._replace(depth=run.depth + 1)
+    if command.lstrip(b" \t")[:1] in (b"", b"#"):  # nothing to do is success
+        return Effect(0)
     if is_case(command):
         branch = chosen(command, run.environment)
         if branch is None:

@@ -85,6 +85,9 @@ def test_words(command: bytes, words: list[bytes] | None) -> None:
 @pytest.mark.parametrize(
     ("command", "found"),
     [
+        (b"", Effect(0)),
+        (b" \t", Effect(0)),
+        (b" # exit 100", Effect(0)),
         (b"exit 0", Effect(0)),
         (b"exit", Effect(0)),
         (b"exit 99", Effect(99)),
@@ -193,7 +196,6 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        b"",
         b"/usr/local/bin/thing",
         b"exit x",
         b"exit 1 2",
