@@ -10,11 +10,19 @@ costs nothing more.
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING, cast
+
 from proxy.backend.conversation import Conversation
 from proxy.front.door import Door
+from proxy.front.stages import after_auth
 from proxy.observe.events import AuthEnded
+from proxy.rules.engine import Engine
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from proxy.front.session import Session
 
 
 class Authenticated:
@@ -26,6 +34,8 @@ class Authenticated:
 
     # The session's own.
     _door: Door
+    _engine: Engine
+    _task: asyncio.Task[None] | None
     _dialogue: Dialogue
     _conversation: Conversation | None
     _relayclient: bytes | None
@@ -55,6 +65,10 @@ class Authenticated:
 
     def auth_answered(self, reply: Reply) -> None:
         """See :class:`proxy.backend.listener.Listener`."""
+        if reply.code == 235 and self._engine.stages:
+            session = cast("Session", self)
+            self._task = self._door.loop.create_task(after_auth(session, reply))
+            return
         self._dialogue.auth_answered(reply)
         self._after()
 

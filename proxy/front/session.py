@@ -5,7 +5,8 @@ what the dialogue asks, and whom to answer.  Knows not: SMTP (the dialogue does)
 rules, the backend's protocol.  Its parts know the rest: ``entry`` (and
 ``proxied``) how it begins, ``verdicts`` what follows from one, ``told`` what
 others learn of the client, ``encrypted`` and ``authenticated`` what TLS and AUTH
-change.  Made by the service; the door calls it when its time is up.
+change, ``stages`` where rules are asked beyond RCPT.  Made by the service; the door
+calls it when its time is up.
 
 aiosmtpd's own loop of one task, one timer and several writes a command is not
 used; nor is its constructor, whose work is the same for every connection
@@ -32,6 +33,7 @@ from proxy.front.entry import enter
 from proxy.front.outcome import REFUSED_FOR, outcome_of
 from proxy.front.pace import Pace
 from proxy.front.proxied import expect_header
+from proxy.front.stages import before_data
 from proxy.front.told import client_of, facts_of, received_of
 from proxy.front.verdicts import decide_later, decide_now
 from proxy.observe.events import (
@@ -61,6 +63,7 @@ class Session(Authenticated, Encrypted, SMTP):
     """
 
     _rules_keep: dict[object, Any] | None = None  # see told.facts_of()
+    _instead: bytes | None = None  # what a rule makes of the RCPT that is decided
 
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER
@@ -202,17 +205,24 @@ class Session(Authenticated, Encrypted, SMTP):
     def relay_recipient(self, argument: bytes) -> None:
         conversation = self._conversation
         assert conversation is not None  # by served()
+        argument = self._instead or argument
         self._arguments.append(argument)
         dialogue = self._dialogue
         mail = dialogue.transaction.mail or b""
         conversation.recipient(dialogue.helo, mail, argument)
 
     def relay_data(self) -> None:
-        assert self._conversation is not None
         self._message_began = self._door.loop.time()
-        self._conversation.data(
-            received_of(self) if self._door.settings.received else b""
-        )
+        if self._engine.stages:
+            self._task = self._door.loop.create_task(before_data(self))
+        else:
+            self.pass_data(b"")
+
+    def pass_data(self, header: bytes) -> None:
+        """DATA, for the backend; ``header`` goes on top of the message."""
+        assert self._conversation is not None
+        received = received_of(self) if self._door.settings.received else b""
+        self._conversation.data(received + header)
 
     def relay_body(self, piece: bytes) -> None:
         assert self._conversation is not None
@@ -278,6 +288,9 @@ class Session(Authenticated, Encrypted, SMTP):
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
         self._blocked = False  # there is nothing left to wait for
+        if self._task is not None and self._dialogue.state is State.ASKING:
+            self._task.cancel()  # nobody wants to know any more
+            self._task = None
         self.backend_passed_over(step, why)
         if step == FINAL_DOT:  # whatever became of the client meanwhile
             self._report_message("unknown", reply.text, why)

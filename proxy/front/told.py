@@ -44,6 +44,7 @@ def facts_of(session: Session) -> Facts:
         tls=session._tls,
         variables=session._variables,
         extended=dialogue.extended,
+        flushed=dialogue.flushed,
         session=_kept(session),
         transaction=transaction,
     )

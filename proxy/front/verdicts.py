@@ -16,6 +16,7 @@ from proxy.observe.events import RecipientDecided
 from proxy.rules.verdict import Kind, Verdict
 from proxy.smtp import replies
 from proxy.smtp.driver import Pending
+from proxy.smtp.path import write_path
 from proxy.smtp.reply import Reply
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ async def decide_later(
 def decide_now(session: Session, recipient: bytes, verdict: Verdict) -> Reply | Pending:
     """What the dialogue hears of ``verdict``."""
     dialogue = session._dialogue
-    if verdict.kind is Kind.ACCEPT and not served(session, recipient):
+    became = verdict.became
+    session._instead = write_path(became) if became else None
+    if verdict.kind is Kind.ACCEPT and not served(session, became or recipient):
         verdict = _ELSEWHERE
     session._recipients += 1
     session._door.observer(

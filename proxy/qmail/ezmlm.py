@@ -136,7 +136,7 @@ def _request(arguments: list[bytes], run: Run) -> Effect | None:
 
 
 _RETURN = re.compile(rb"[0-9]*-")
-_MARKED = re.compile(rb"receipt-|[gm]-")
+_MARKED = re.compile(rb"(?:receipt-)?(?:[gm]-)?")
 
 
 def _return(arguments: list[bytes], run: Run) -> Effect | None:
@@ -148,15 +148,16 @@ def _return(arguments: list[bytes], run: Run) -> Effect | None:
     action = run.environment.get(b"DEFAULT")
     if action is None:
         return Effect(100, reason="ezmlm-return: not at the end of an address")
-    if not action:
+    mark = _MARKED.match(action)
+    marked = mark.end() if mark else 0
+    if marked == len(action):
         # ezmlm-manage's own answers come from LIST-return-, and their bounces go
         # there, to be thrown away; what others have lost there is uncertain.
         return Effect(99) if run.environment[b"SENDER"] in _NULL else None
     if action.startswith((b"probe-", b"warn-")):
         return Effect(99)
-    marked = _MARKED.match(action)
     if marked:
-        cookie, dash, action = action[marked.end() :].partition(b"-")
+        cookie, dash, action = action[marked:].partition(b"-")
         if len(cookie) != _COOKIE or not dash:
             return Effect(100, reason="ezmlm-return: bad return address")
     if not _RETURN.match(action):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from proxy.qmail import ezmlm
 from proxy.qmail.dotforward import dot_forward
 from proxy.qmail.effect import Program
+from proxy.qmail.ezmlm_dispatch import dispatch
 from proxy.qmail.fastforward import fastforward
 from proxy.qmail.vpopmail import vdelivermail
 
@@ -17,5 +18,6 @@ PROGRAMS: dict[bytes, Program] = {
     b"vdelivermail": vdelivermail,
     b"fastforward": fastforward,
     b"dot-forward": dot_forward,
+    b"ezmlm-dispatch": dispatch,
     **ezmlm.PROGRAMS,
 }

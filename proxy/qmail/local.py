@@ -329,7 +329,9 @@ class _LocalDelivery:
             self.trail.add(path, "it forwards to {}", addresses)
         if effect.kept or not (copies or effect.passes):
             self.kept = True  # the program has taken it, whatever it did with it
-        self.undecided = self.undecided or effect.undecided
+        if effect.undecided:
+            self.decider = self.decider or program.name_of(command)
+            self.undecided = True
         self.forwards += copies
         return not effect.stops
 

@@ -1,7 +1,7 @@
 """Program lines whose meaning is known without running anything.
 
-Knows: a small, certain part of ``/bin/sh -c`` (plain words, quotes, the
-environment that qmail-local sets) and a few programs that come with qmail.
+Knows: what a command line of :mod:`proxy.qmail.shell` comes to, and a few programs
+that come with qmail.
 Knows not: anything else; it asks :mod:`proxy.qmail.known`, and then the answer is
 "unknown", never a guess.  Called by ``local``.  Source: qmail-command.8,
 bouncesaying.1, except.1, condredirect.1, forward.1.
@@ -15,7 +15,16 @@ from typing import NamedTuple
 from proxy.qmail.effect import Effect, Run, options
 from proxy.qmail.filetest import condition
 from proxy.qmail.known import PROGRAMS
-from proxy.qmail.shell import AndOr, Command, If, Sequence, Simple, parse, split_words
+from proxy.qmail.shell import (
+    AndOr,
+    Command,
+    If,
+    Pipeline,
+    Sequence,
+    Simple,
+    parse,
+    split_words,
+)
 from proxy.qmail.shellcase import chosen, is_case
 
 _QMAIL_BIN = b"bin/"
@@ -24,7 +33,7 @@ _QMAIL_BIN = b"bin/"
 _WORDS_MAX = 200
 _DEPTH_MAX = 5
 _ENDINGS_MAX = 64
-_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|test|\[|sh)")
+_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|test|\[|sh|nice)")
 
 
 def effect(command: bytes, run: Run) -> Effect | None:
@@ -47,7 +56,7 @@ def effect(command: bytes, run: Run) -> Effect | None:
     if parsed is None:
         return None
     if isinstance(parsed, Simple):
-        return _run(list(parsed.words), run, shell=True)
+        return _run(list(parsed.words), run, shell=not parsed.replaces)
     return _only(_endings(parsed, run))
 
 
@@ -66,7 +75,8 @@ def name_of(command: bytes) -> str:
 _CONDITION = re.compile(rb"^\s*if\s.*?\bthen\b")
 _WORD = re.compile(rb"[^\s;&|'\"()]+")
 _IN_FRONT = frozenset(
-    b"if test [ ! then preline exec env sh sudo nice -c bouncesaying except".split()
+    b"if test [ ! then preline exec env sh sudo nice -c bouncesaying except cat"
+    b" spamc".split()
 )
 
 
@@ -88,7 +98,9 @@ def _endings(command: Command, run: Run) -> list[_Ending]:
     """Every way in which ``command`` may end: where a program is not known, it
     succeeds or it fails."""
     if isinstance(command, Simple):
-        return _simple(list(command.words), run)
+        return _simple(command, run)
+    if isinstance(command, Pipeline):
+        return _pipeline(command, run)
     if isinstance(command, AndOr):
         found = []
         for left in _endings(command.left, run):
@@ -133,8 +145,32 @@ def _after(before: _Ending, following: list[_Ending]) -> list[_Ending]:
     ]
 
 
-def _simple(words: list[bytes], run: Run) -> list[_Ending]:
-    found = _run(words, run, shell=True)
+def _pipeline(command: Pipeline, run: Run) -> list[_Ending]:
+    """The last program decides; what those before it do with the mail besides, they
+    do whatever becomes of it."""
+    done: tuple[Effect, ...] = ()
+    taken = False
+    for each in command.filters:
+        known = isinstance(each, Simple) and each.words[0] != b"exit"
+        ways = _endings(each, run) if known else []
+        if len(ways) == 1:
+            done, taken = (*done, *ways[0].done), taken or ways[0].taken
+        else:
+            taken = True
+    return [
+        each._replace(done=(*done, *each.done), taken=taken or each.taken, exited=False)
+        for each in _endings(command.last, run._replace(piped=True))
+    ]
+
+
+def _simple(command: Simple, run: Run) -> list[_Ending]:
+    words = list(command.words)
+    found = _run(words, run, shell=not command.replaces)
+    if command.replaces:
+        if found is None:
+            return [_Ending(code, taken=True, exited=True) for code in (0, None)]
+        end = _Ending(found.code, (found,), not found.passes, True, found.reason)
+        return [end]
     if words[0] == b"exit":
         if found is None or len(words) == 1:
             # Not a number: some shells end, with 2, others go on.
@@ -198,6 +234,8 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
         return _test(arguments[:-1], run)
     if name == b"test":
         return _test(arguments, run)
+    if name == b"nice":
+        return _nice(arguments, run)
     if name == b"sh" and len(arguments) == 2 and arguments[0] == b"-c":
         inner = split_words(arguments[1], {})
         return None if not inner else _run(inner, run, shell=True)
@@ -262,6 +300,27 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     return Effect(111) if inner.code == 111 else Effect(0)
 
 
+def _nice(arguments: list[bytes], run: Run) -> Effect | None:
+    """nice [ -n N ] program: the program's exit code."""
+    if arguments[:1] == [b"-n"]:
+        arguments = arguments[2:]
+    elif arguments and re.fullmatch(rb"-n?-?[0-9]+", arguments[0]):
+        arguments = arguments[1:]
+    if not arguments or arguments[0].startswith(b"-"):
+        return None
+    return _run(arguments, run, shell=False)
+
+
+def _qreceipt(arguments: list[bytes], run: Run) -> Effect | None:
+    """qreceipt address: it may write to the sender; the mail is nothing to it."""
+    return Effect(0, passes=True) if arguments else Effect(100)
+
+
+def _qbiff(arguments: list[bytes], run: Run) -> Effect | None:
+    """qbiff: it tells who is logged in."""
+    return Effect(0, passes=True)
+
+
 def _forward(arguments: list[bytes], run: Run) -> Effect | None:
     return Effect(0, tuple(arguments))
 
@@ -272,4 +331,6 @@ _PROGRAMS = {
     b"condredirect": _condredirect,
     b"forward": _forward,
     b"preline": _preline,
+    b"qbiff": _qbiff,
+    b"qreceipt": _qreceipt,
 }

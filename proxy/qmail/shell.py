@@ -1,9 +1,9 @@
 """Command lines of ``/bin/sh``, as far as their meaning is certain.
 
-Knows: words, quotes, variables, ``&&``, ``||``, ``;`` and ``if``.  Knows not: what a
-command does (:mod:`proxy.qmail.program`), and nothing of pipes, redirections,
-patterns, substitutions: with those a line has no certain meaning.  Source: POSIX,
-Shell Command Language, 2.
+Knows: words, quotes, variables, ``&&``, ``||``, ``|``, ``;``, ``if``, ``exec``, output
+to /dev/null.  Knows not: what a command does (:mod:`proxy.qmail.program`), and nothing
+of other redirections, patterns, substitutions: with those a line has no certain
+meaning.  Source: POSIX, Shell Command Language, 2.
 """
 
 from __future__ import annotations
@@ -109,9 +109,20 @@ def _double_quoted(
 
 @dataclass(frozen=True, slots=True)
 class Simple:
-    """A program or builtin with its arguments."""
+    """A program or builtin with its arguments.  ``replaces``: by ``exec``, so that
+    the shell is no more."""
 
     words: tuple[bytes, ...]
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """``filter | ... | last``: each in a shell of its own; the last one's code is
+    that of all."""
+
+    filters: tuple[Command, ...]
+    last: Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +150,13 @@ class If:
     otherwise: Command | None
 
 
-Command = Simple | AndOr | Sequence | If
+Command = Simple | Pipeline | AndOr | Sequence | If
 
-_OPERATORS = (b"&&", b"||", b";")
+_OPERATORS = (b"&&", b"||", b";", b"|")
+# What they print does not count, nor where it goes, if it can go there.
+_SILENCED = re.compile(
+    rb"(?:[12]?>>?[ \t]*/dev/null|[12]?>&[ \t]*[12])(?=[ \t;|]|&&|$)"
+)
 _KEYWORDS = frozenset({b"if", b"then", b"else", b"fi"})
 # They change the shell itself, or what follows.
 _BUILTINS = frozenset(
@@ -191,6 +206,10 @@ def _pieces(command: bytes, environment: Mapping[bytes, bytes]) -> list[_Piece]:
             found.append(_Piece(b"", operator))
             at += len(operator)
             continue
+        silenced = _SILENCED.match(command, at)
+        if silenced is not None:
+            at = silenced.end()
+            continue
         word = bytearray()
         start = at
         while at < end and command[at] not in b" \t;&|":
@@ -239,11 +258,19 @@ class _Reader:
         return commands[0] if len(commands) == 1 else Sequence(tuple(commands))
 
     def _and_or(self, depth: int) -> Command:
-        left = self._command(depth)
+        left = self._pipeline(depth)
         while (sign := self._next()) in (b"&&", b"||"):
             self.pieces.pop(0)
-            left = AndOr(left, self._command(depth), sign == b"&&")
+            left = AndOr(left, self._pipeline(depth), sign == b"&&")
         return left
+
+    def _pipeline(self, depth: int) -> Command:
+        commands = [self._command(depth)]
+        while self._next() == b"|":
+            self.pieces.pop(0)
+            commands.append(self._command(depth))
+        *filters, last = commands
+        return Pipeline(tuple(filters), last) if filters else last
 
     def _command(self, depth: int) -> Command:
         if self._next() == b"if":
@@ -251,9 +278,12 @@ class _Reader:
         words = []
         while self._next() == b"":
             words.append(self.pieces.pop(0).word)
-        if not words or words[0] in _BUILTINS:
+        replaces = words[:1] == [b"exec"] and words[1:2] != [b"--"]
+        if replaces:
+            words = words[1:]
+        if not words or words[0] in _BUILTINS or (replaces and words[0][:1] == b"-"):
             raise _Unknown
-        return Simple(tuple(words))
+        return Simple(tuple(words), replaces)
 
     def _if(self, depth: int) -> Command:
         self._expect(b"if")

@@ -41,8 +41,7 @@ _BOUNCE_MAIL = 0x10  # vpopmail.h
 _AUTH_SIZE = 300  # vdelivermail.c: what of EXT and HOST is looked at
 _LOWER_MAX = 156  # lowerit(): the rest is cut off
 _DOMAIN_MAX = 96
-_ALIAS_NAME_MAX = 64  # valias_select() of files
-_ALIAS_LINE, _QMAIL_LINE = 160, 500  # fgets(3): a byte less is read at a time
+_QMAIL_LINE = 500  # fgets(3): a byte less is read at a time
 
 SOURCE_NOT_KNOWN = "where its users are is not known: {} found (vpopmail.source)"
 NOT_USABLE = "the users are in {}, which cannot be asked here"
@@ -224,7 +223,11 @@ class _Vdelivermail:
     # Aliases.
 
     def _aliases(self, extensions: bool | None) -> bool:
-        """``process_valias()``: whether there are any; then they are obeyed."""
+        """``process_valias()``: whether there are any; then they are obeyed.
+
+        Only what is built for a database has it (VALIAS).  Where users are in files,
+        aliases are the ``.qmail-`` files that qmail-local finds before.
+        """
         names = [self.user, *self._defaults()]
         if extensions and self.has_extension:
             names.append(self.base)
@@ -239,18 +242,8 @@ class _Vdelivermail:
         return False
 
     def _alias_lines(self, name: bytes) -> list[bytes] | None:
-        if self.found is not None:
-            lines = self.found.aliases.get(name)
-            return list(lines) if lines else None
-        if self.domain is None or len(name) > _ALIAS_NAME_MAX:
-            return None
-        directory = self._enter(self.domain.directory)
-        file = b".qmail-" + name.replace(b".", b":")
-        if b"/" in file:
-            return None  # no alias is made so
-        lines_ = self.to.lines(directory, file, _ALIAS_LINE)
-        # Without a line there is no alias, as with an empty answer.
-        return lines_ or None
+        lines = self.found.aliases.get(name) if self.found is not None else None
+        return list(lines) if lines else None
 
     # Mailboxes.
 

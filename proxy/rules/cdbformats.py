@@ -69,7 +69,8 @@ def sagredo(get: Get, mailbox: bytes) -> Finding:
 
 def goodrcptto(get: Get, mailbox: bytes) -> Finding:
     """``goodrcptto``, of several patches: the address, its domain, the user in any
-    domain."""
+    domain.  From their descriptions, not from their sources (docs/lists.md): each form
+    that one of them has is taken."""
     user, _, domain = mailbox.rpartition(b"@")
     keys = mailbox, b"@" + domain, user + b"@", user
     return _first(get, [_Key(key) for key in keys])

@@ -13,8 +13,18 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from proxy.rules.gate import Gate
-from proxy.rules.verdict import Answer, Kind, OnRuleError, Question, Rule, Verdict
+from proxy.rules.stages import Stages
+from proxy.rules.verdict import (
+    Answer,
+    Instead,
+    Kind,
+    OnRuleError,
+    Question,
+    Rule,
+    Verdict,
+)
 from proxy.smtp import replies
+from proxy.smtp.path import write_path
 
 _ACCEPTED = replies.OK
 
@@ -59,6 +69,8 @@ class Engine:
         self._observe = observe
         self._on_error = on_error
         self._limit = limit
+        self.stages = Stages(rules, observe=observe, on_error=on_error, limit=limit)
+        """Rules that are asked beyond RCPT, too."""
 
     def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
         """The verdict, at once where every rule that was asked knew at once."""
@@ -79,6 +91,8 @@ class Engine:
                 continue
             if isinstance(answer, Verdict):
                 return self._final(question, answer)
+            if isinstance(answer, Instead):
+                answer = _at_once(answer)
             return self._wait(number, answer, question)
         return self._no_opinion()
 
@@ -87,17 +101,41 @@ class Engine:
     ) -> Verdict:
         """Go on from rule ``number``, whose answer has to be awaited."""
         rule = self._rules[number]
+        became = b""
         try:
             async with asyncio.timeout(self._limit):
                 answer = await awaited
-                for rule in self._rules[number + 1 :]:
+                for following in self._rules[number + 1 :]:
+                    if isinstance(answer, Instead):
+                        other = answer.recipient
+                        question, answer = self._instead(question, rule, other)
+                        became = other if answer is None else b""
                     if answer is not None:
                         break
+                    rule = following
                     found = rule.ask(question)
                     answer = await found if inspect.isawaitable(found) else found
+                if answer is None or isinstance(answer, Instead):
+                    return self._no_opinion()
+                if became and not answer.became:
+                    answer = replace(answer, became=became)
+                return self._final(question, answer)
         except Exception as error:  # as above
             return self._failed(rule, error)
-        return self._no_opinion() if answer is None else self._final(question, answer)
+
+    def _instead(
+        self, question: Question, rule: Rule, recipient: bytes
+    ) -> tuple[Question, Answer]:
+        """The question for another recipient; or the verdict on the one that was
+        asked for, where the other is not ours to let in."""
+        other = question._replace(recipient=recipient, mailbox=recipient)
+        if write_path(recipient) is not None:
+            opened = other if self._gate is None else self._gate.ask(other)
+            if isinstance(opened, Question):
+                return opened._replace(notes=question.notes), None
+        return question, Verdict(
+            Kind.ACCEPT, _ACCEPTED, rule.name, _not_done(recipient), undecided=True
+        )
 
     @property
     def holders(self) -> tuple[Closable, ...]:
@@ -106,6 +144,8 @@ class Engine:
         return tuple(rule for rule in self._rules if isinstance(rule, Closable))
 
     def _final(self, question: Question, verdict: Verdict) -> Verdict:
+        if verdict.became:
+            verdict = self._changed(question, verdict)
         if question.notes:
             verdict = replace(verdict, trace=[*question.notes, *verdict.trace])
         if self._observe and verdict.kind is not Kind.ACCEPT and not verdict.gate:
@@ -113,6 +153,21 @@ class Engine:
                 verdict, observed=verdict.kind, kind=Kind.ACCEPT, reply=_ACCEPTED
             )
         return verdict
+
+    def _changed(self, question: Question, verdict: Verdict) -> Verdict:
+        """A verdict for another recipient than was asked for."""
+        became = verdict.became
+        if verdict.kind is not Kind.ACCEPT or self._observe:
+            return replace(verdict, became=b"")
+        if became == question.recipient:  # all of them were asked for it
+            return verdict
+        other = question._replace(recipient=became, mailbox=became)
+        opened = other if self._gate is None else self._gate.ask(other)
+        if isinstance(opened, Question) and write_path(became) is not None:
+            return verdict
+        return replace(
+            verdict, became=b"", undecided=True, reason=_not_done(verdict.became)
+        )
 
     def _failed(self, rule: Rule | Gate, error: Exception) -> Verdict:
         self._on_error(rule.name, error)
@@ -126,3 +181,12 @@ class Engine:
         return Verdict(
             Kind.DEFER, replies.RECIPIENT_DEFERRED, "none", reason, gate=True
         )
+
+
+async def _at_once(answer: Answer) -> Answer:
+    return answer
+
+
+def _not_done(recipient: bytes) -> str:
+    name = recipient[:200].decode("latin-1")
+    return f"the address should become {name}: not done here"

@@ -5,7 +5,8 @@ a recipient (qmail-spp.c).  Knows not: the form of what they say (``spp_output``
 programs are run (``running``).
 
 Rules are asked at RCPT, so the sections connection, helo and mail are run then, before
-the first recipient that they concern; their refusals are said to it.
+the first recipient that they concern; their refusals are said to it.  The sections data
+and auth have their own time (``stages``).
 """
 
 from __future__ import annotations
@@ -20,11 +21,8 @@ from pydantic import Field
 from proxy.backend.ucspi import Environment
 from proxy.config.rules import RemoteKeys, Then
 from proxy.config.values import Text
-from proxy.qmail.control import ControlError
-from proxy.qmail.errors import CannotTell, KernelError
-from proxy.rules.pointed import program as check_program
 from proxy.rules.running import OUTPUT_MAX, Programs
-from proxy.rules.said import refusal, refused, shown
+from proxy.rules.said import refused, shown
 from proxy.rules.source import (
     BaseSource,
     Context,
@@ -33,17 +31,30 @@ from proxy.rules.source import (
     SourceDown,
     SourceRule,
 )
-from proxy.rules.spp_output import Output, Sections, read_output, read_sections
+from proxy.rules.spp_files import (
+    AUTH,
+    CONNECTION,
+    DATA,
+    HELO,
+    MAIL,
+    RCPT,
+    command_of,
+    home_of,
+    sections,
+    troubles,
+)
+from proxy.rules.spp_output import Output, Sections, header_of, read_output, reply_of
+from proxy.rules.stages import Stage
 from proxy.rules.surroundings import Surroundings, as_smtpd_has_it, fit
-from proxy.rules.trouble import NOTE, Trouble
+from proxy.rules.trouble import Trouble
 from proxy.rules.verdict import Facts, Question
 from proxy.smtp import replies
+from proxy.smtp.reply import Reply
 
-CONNECTION, HELO, MAIL, RCPT = b"c", b"h", b"m", b"r"
-
-_RUN = (CONNECTION, HELO, MAIL, RCPT)
 _ADDRESS = {MAIL: b"SMTPMAILFROM", RCPT: b"SMTPRCPTTO"}
+_STORED_FOR = {b"M": "MAIL", b"R": "RCPT", b"D": "DATA"}
 _CANNOT_EXECUTE = 120  # qmail-spp.c, after execv()
+_TOLD_MAX = 100
 
 
 class Settings(RemoteKeys):
@@ -78,16 +89,19 @@ class _Session:
     helo: bytes = b""
     transaction: object = None
     mailed: bool = False
+    flushed: int = 0
     refusals: dict[bytes, Finding] = field(default_factory=dict)
-    stored: dict[bytes, bytes] = field(default_factory=dict)
+    stored: dict[bytes, list[bytes]] = field(default_factory=dict)
+    header: list[bytes] = field(default_factory=list)
+    printed: list[bytes] = field(default_factory=list)
 
-    def begin(self, transaction: object) -> None:
-        """Another MAIL."""
-        self.transaction = transaction
-        self.mailed = False
-        self.refusals.pop(MAIL, None)
-        for command in (b"R", b"D"):
-            self.stored.pop(command, None)
+    def follow(self, facts: Facts) -> None:
+        """RSET, and a message that has begun, clear what plugins have left behind;
+        MAIL and HELO do not (qmail-spp.c, spp_rset())."""
+        if self.flushed != facts.flushed:
+            self.flushed = facts.flushed
+            self.stored.clear()
+            self.header.clear()
 
 
 class QmailSpp(BaseSource):
@@ -99,7 +113,7 @@ class QmailSpp(BaseSource):
         self._home = home_of(context)
         self._surroundings = Surroundings(context.host)
         self._programs = Programs(settings.concurrency, context)
-        self._told: set[bytes] = set()
+        self._told: set[str] = set()
 
     def query(self, question: Question) -> str:
         return f"plugins of {shown(self._config)}"
@@ -110,25 +124,67 @@ class QmailSpp(BaseSource):
     async def ask(self, question: Question) -> Finding:
         facts = question.facts()
         session = self._session(question, facts)
-        if not session.off and b"NOSPP" in session.environment:
-            session.off = True
-        if session.off:
+        if self._off(session, question, facts):
             return Finding(Says.PASS, "switched off")
-        environment = session.environment
-        if question.relayclient is not None:
-            environment[b"RELAYCLIENT"] = question.relayclient
-        if facts.user:
-            environment[b"SMTPAUTHUSER"] = facts.user
-        config = environment.get(b"SPPCONFFILE") or self._config
-        plugins = sections(self._context, config, question.since)
+        plugins = self._plugins(session, question)
         if session.transaction is not facts.transaction:
-            session.begin(facts.transaction)
-        await self._before(session, plugins, question, facts)
+            session.transaction = facts.transaction
+            session.mailed = False
+            session.refusals.pop(MAIL, None)
+        await self._greet(session, plugins, facts)
+        session.follow(facts)
+        await self._mail(session, plugins, question)
         if session.off:
             return Finding(Says.PASS, "switched off by a plugin")
         for finding in session.refusals.values():
             return finding
-        return _stored(session) or await self._rcpt(session, plugins, question, facts)
+        stored = _stored(session, b"R") or await self._rcpt(
+            session, plugins, question, facts
+        )
+        self._unsaid(session)
+        return stored
+
+    async def at_data(self, question: Question) -> Stage:
+        """What plugins say to DATA, in a transaction in which they were asked for a
+        recipient; and the lines that they want in the message."""
+        facts = question.facts()
+        session = (facts.session or {}).get(self)
+        if not isinstance(session, _Session):
+            return Stage()
+        session.follow(facts)
+        if session.off or session.transaction is not facts.transaction:
+            return Stage(header=self._header(session))
+        stored = _stored(session, b"D")
+        if stored is None:
+            plugins = self._plugins(session, question)
+            await self._section(session, plugins, DATA)
+            stored = session.refusals.pop(DATA, None)
+            self._unsaid(session)
+        if stored is not None:
+            return _stage(stored)
+        return Stage(header=self._header(session))
+
+    async def at_auth(self, question: Question, mechanism: bytes, user: bytes) -> Stage:
+        """What plugins say to an AUTH that has succeeded."""
+        facts = question.facts()
+        session = self._session(question, facts)
+        if self._off(session, question, facts):
+            return Stage()
+        plugins = self._plugins(session, question)
+        if not plugins.get(AUTH):
+            return Stage()
+        await self._greet(session, plugins, facts)
+        session.follow(facts)
+        session.environment |= {
+            b"SMTPAUTHMETHOD": mechanism.lower(),
+            b"SMTPAUTHUSER": fit("user name", user),
+        }
+        if not (session.refusals or session.off):
+            await self._section(session, plugins, AUTH)
+        finding = next(iter(session.refusals.values()), None)
+        session.refusals.pop(AUTH, None)
+        self._unsaid(session)
+        return Stage() if finding is None else _stage(finding)
 
     async def close(self) -> None:
         await self._programs.close()
@@ -142,10 +198,23 @@ class QmailSpp(BaseSource):
         assert isinstance(session, _Session)
         return session
 
-    async def _before(
-        self, session: _Session, plugins: Sections, question: Question, facts: Facts
-    ) -> None:
-        """What qmail-smtpd would have run before this RCPT, and was not yet."""
+    def _off(self, session: _Session, question: Question, facts: Facts) -> bool:
+        """Whether plugins are not run; if they are, in today's surroundings."""
+        if not session.off and b"NOSPP" in session.environment:
+            session.off = True
+        if question.relayclient is not None:
+            session.environment[b"RELAYCLIENT"] = question.relayclient
+        if facts.user:
+            session.environment[b"SMTPAUTHUSER"] = facts.user
+        return session.off
+
+    def _plugins(self, session: _Session, question: Question) -> Sections:
+        config = session.environment.get(b"SPPCONFFILE") or self._config
+        return sections(self._context, config, question.since)
+
+    # The sections.  What would have been run before, and was not yet, is run first.
+
+    async def _greet(self, session: _Session, plugins: Sections, facts: Facts) -> None:
         if not session.connected:
             await self._section(session, plugins, CONNECTION)
             session.connected = True
@@ -154,11 +223,15 @@ class QmailSpp(BaseSource):
             session.refusals.pop(HELO, None)
             await self._section(session, plugins, HELO)
             session.helo = facts.helo
+
+    async def _mail(
+        self, session: _Session, plugins: Sections, question: Question
+    ) -> None:
         if session.mailed or session.off:
             return
-        answer = session.stored.pop(b"M", None)
-        if answer is not None:
-            session.refusals[MAIL] = _answer(answer, "an answer stored for MAIL")
+        stored = _stored(session, b"M")
+        if stored is not None:
+            session.refusals[MAIL] = stored
         else:
             session.environment[_ADDRESS[MAIL]] = fit("sender", question.sender)
             await self._section(session, plugins, MAIL)
@@ -175,50 +248,50 @@ class QmailSpp(BaseSource):
             b"SMTPRCPTHOSTSOK": b"1",  # others are refused before rules are asked
         }
         last = await self._section(session, plugins, RCPT)
-        refusals = session.refusals
-        if RCPT in refusals:
-            finding = refusals[RCPT]
-            if last in (b"R", b"D"):
-                # The connection would be over, and with it all that comes.
-                refusals[CONNECTION] = finding
-            del refusals[RCPT]
-            return finding
-        if b"D" in session.stored:
-            return _answer(session.stored[b"D"], "an answer stored for DATA")
+        refused_now = session.refusals.pop(RCPT, None)
+        if refused_now is not None:
+            return refused_now
         became = session.environment[_ADDRESS[RCPT]]
-        if became != recipient:
-            note = f"a plugin changes the address to {shown(became)}: not done here"
-            return Finding(Says.ACCEPT, note, undecided=True)
-        if last == b"O":
-            return Finding(Says.ACCEPT, "a plugin says O")
-        return Finding(Says.FOUND, "no plugin objects")
+        note = "a plugin says O" if last == b"O" else "no plugin objects"
+        says = Says.ACCEPT if last == b"O" else Says.FOUND
+        if became == recipient:
+            return Finding(says, note)
+        return Finding(says, f"a plugin makes it {shown(became)}", became=became)
 
     async def _section(
         self, session: _Session, plugins: Sections, section: bytes
     ) -> bytes:
-        """Run a section, up to the plugin that ends it; the letter it did that by.
-
-        A refusal is left in ``session``.  Raises :class:`SourceDown`.
-        """
+        """Run a section, up to the plugin that ends it; the letter it did that by."""
+        session.printed.clear()
         for plugin in plugins.get(section, ()):
             said = await self._plugin(session, plugin)
+            session.header += said.header
+            session.printed += said.printed
+            for command, text in said.stored:
+                session.stored.setdefault(command, []).append(text)
             if said.address is not None and section in _ADDRESS:
                 session.environment[_ADDRESS[section]] = said.address
                 if section == MAIL:
-                    self._tell(b"C in section mail")
-            for command, text in said.stored.items():
-                session.stored.setdefault(command, text)
-            note = f"{shown(plugin)} says {shown(said.end + said.text)}"
-            if said.end == b"A":
-                session.off = True
-            elif said.end == b"D":
-                finding = Finding(Says.DEFER, note, replies.HANG_UP)
-                session.refusals[section] = finding
-            elif said.end in (b"E", b"R"):
-                session.refusals[section] = _answer(said.text, note)
+                    self._tell(f"{shown(plugin)} says C in section mail")
             if said.end:
+                self._ended(session, section, plugin, said)
                 return said.end
         return b""
+
+    def _ended(
+        self, session: _Session, section: bytes, plugin: bytes, said: Output
+    ) -> None:
+        note = f"{shown(plugin)} says {shown(said.end + said.text)}"
+        if said.end == b"A":
+            session.off = True
+        elif said.end == b"D":
+            finding = Finding(Says.DEFER, note, replies.HANG_UP)
+            session.refusals[section] = finding
+        elif said.end in (b"E", b"R"):
+            texts = [*session.printed, said.text]
+            session.printed.clear()
+            reply = reply_of(texts, last=said.end == b"R")
+            session.refusals[section] = _answer(reply, note)
 
     async def _plugin(self, session: _Session, plugin: bytes) -> Output:
         command = command_of(self._context, self._home, plugin)
@@ -231,80 +304,72 @@ class QmailSpp(BaseSource):
         said = read_output(ended.output, session.environment)
         if ended.cut and not said.end:
             raise SourceDown(f"{name}: says more than {OUTPUT_MAX} bytes")
-        for letter in said.other:
-            self._tell(bytes([letter]))
         return said
 
-    def _tell(self, what: bytes) -> None:
-        if what not in self._told:
+    # What is left over.
+
+    def _header(self, session: _Session) -> bytes:
+        """The lines for the message; :meth:`_Session.follow` forgets them."""
+        good, bad = header_of(session.header)
+        for line in bad:
+            self._tell(f"H{shown(line)} is no header field")
+        return good
+
+    def _unsaid(self, session: _Session) -> None:
+        """A P whose line belongs to no refusal: the backend's own reply follows."""
+        for text in session.printed:
+            self._tell(f"P{shown(text)} is no line of a refusal")
+        session.printed.clear()
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told and len(self._told) < _TOLD_MAX:
             self._told.add(what)
-            text = f"a plugin says {shown(what)}: this is not done here"
-            self._context.say("warning", f"rule {self._context.name}: {text}")
+            text = f"rule {self._context.name}: {what}: this is not done here"
+            self._context.say("warning", text)
 
 
-def _stored(session: _Session) -> Finding | None:
-    """The answer that an earlier plugin has left for this recipient."""
-    for command, name in ((b"R", "RCPT"), (b"D", "DATA")):
-        if command in session.stored:
-            note = f"an answer stored for {name}"
-            return _answer(session.stored[command], note)
-    return None
+class SppRule(SourceRule):
+    """The rule, with its say at DATA and AUTH."""
+
+    def __init__(self, settings: Settings, spp: QmailSpp, context: Context) -> None:
+        super().__init__(settings, spp, context)
+        self._spp = spp
+
+    async def at_data(self, question: Question) -> Stage:
+        """See :class:`~proxy.rules.stages.Staged`."""
+        return await self.within(lambda: self._spp.at_data(question))
+
+    async def at_auth(self, question: Question, mechanism: bytes, user: bytes) -> Stage:
+        """See :class:`~proxy.rules.stages.Staged`."""
+        return await self.within(lambda: self._spp.at_auth(question, mechanism, user))
 
 
-def _answer(text: bytes, note: str) -> Finding:
+def _stored(session: _Session, command: bytes) -> Finding | None:
+    """The answer that an earlier plugin has left for a command."""
+    texts = session.stored.get(command)
+    if texts is None:
+        return None
+    return _answer(reply_of(texts), f"an answer stored for {_STORED_FOR[command]}")
+
+
+def _answer(reply: Reply | None, note: str) -> Finding:
     """A plugin's own words; a deferral where they are no refusal: it refuses, and has
     not said for how long."""
-    reply = refusal(text)
     if reply is None:
         return Finding(Says.DEFER, f"{note} (not a refusal: 4NN or 5NN)")
     return refused(reply, note)
 
 
-def home_of(context: Context) -> bytes:
-    """Where qmail-smtpd would run its plugins."""
-    return os.path.join(context.root, context.host.settings.home.lstrip(b"/"))
-
-
-def command_of(context: Context, home: bytes, plugin: bytes) -> tuple[bytes, ...]:
-    """What is run for a line of the file."""
-    if plugin.startswith(b":"):
-        return b"/bin/sh", b"-c", plugin[1:]
-    if plugin.startswith(b"/"):
-        return (os.path.join(context.root, plugin.lstrip(b"/")),)
-    return (os.path.join(home, plugin),)
-
-
-def sections(context: Context, config: bytes, since: float) -> Sections:
-    """The plugins of a file, whose name is from qmail's home; raises
-    :class:`SourceDown`."""
-    name = config if config.startswith(b"/") else b"../" + config
-    try:
-        lines = context.host.moment(since).control().lines(name)
-    except (ControlError, KernelError, CannotTell) as error:
-        raise SourceDown(f"{shown(config)}: {error}") from error
-    if lines is None:
-        raise SourceDown(f"{shown(config)} does not exist")
-    return read_sections(lines)
+def _stage(finding: Finding) -> Stage:
+    return Stage(finding.reply or replies.INTERNAL, finding.note)
 
 
 def build(settings: Settings, context: Context) -> SourceRule:
     """The rule of a ``[[rules]]`` table of this type."""
-    return SourceRule(settings, QmailSpp(settings, context), context)
+    return SppRule(settings, QmailSpp(settings, context), context)
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:
-    """Whether the file can be read, and the plugins in it be run."""
-    try:
-        plugins = sections(context, os.fsencode(settings.config), float("inf"))
-    except SourceDown as error:
-        remedy = "write it, or set config to where it is"
-        yield Trouble(str(error), remedy)
-        return
-    home = home_of(context)
-    for section in _RUN:
-        for plugin in plugins.get(section, ()):
-            if not plugin.startswith(b":"):
-                yield from check_program(command_of(context, home, plugin)[0])
-    for section in sorted(set(plugins) - set(_RUN) - {b""}):
-        text = f"{settings.config}: plugins of section [{shown(section)} are not run"
-        yield Trouble(text, "the front door asks at RCPT only", level=NOTE)
+    """Whether the file can be read and the plugins in it be run, and what they say
+    that is not carried out."""
+    return troubles(settings.config, context)

@@ -14,14 +14,22 @@ import enum
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from proxy.config.rules import RemoteKeys, SourceKeys
 from proxy.qmail.host import QmailHost
 from proxy.qmail.smtpd import suffixes
 from proxy.rules.memory import Memory
 from proxy.rules.undecided import Policy
-from proxy.rules.verdict import Answer, Kind, Note, OnRuleError, Question, Verdict
+from proxy.rules.verdict import (
+    Answer,
+    Instead,
+    Kind,
+    Note,
+    OnRuleError,
+    Question,
+    Verdict,
+)
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
 
@@ -46,12 +54,14 @@ class Says(enum.Enum):
 class Finding(NamedTuple):
     """A source's answer: ``note`` says why, for people; ``reply`` is said to the
     client in place of our own, where the source has one.  ``undecided``: delivery
-    depends on more than the source knows."""
+    depends on more than the source knows.  ``became``: the mail is for this address
+    instead, and the rules that follow are asked for it."""
 
     says: Says
     note: str = ""
     reply: Reply | None = None
     undecided: bool = False
+    became: bytes = b""
 
 
 class SourceDown(Exception):
@@ -129,6 +139,9 @@ class Context(NamedTuple):
     say: Callable[[str, str], None] = unsaid
 
 
+T = TypeVar("T")
+
+
 class SourceRule:
     """A rule around a source."""
 
@@ -173,6 +186,19 @@ class SourceRule:
     async def close(self) -> None:
         """Let go of what the source holds."""
         await self._source.close()
+
+    async def within(self, asked: Callable[[], Awaitable[T]]) -> T:
+        """The answer to another question than that of :meth:`ask`, in its time and by
+        its turns; what goes wrong is told, and raised as :class:`SourceDown`."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout or None), self._places:
+                return await asked()
+        except Exception as error:
+            late = isinstance(error, TimeoutError)
+            seconds = self._clock() - began
+            self._on_answer(self.name, "timeout" if late else "error", seconds)
+            raise SourceDown(self._reason(error)) from error
 
     def _is_for(self, mailbox: bytes) -> bool:
         domain = mailbox[mailbox.rfind(b"@") + 1 :].lower()
@@ -219,7 +245,7 @@ class SourceRule:
         self, question: Question, key: bytes | None, error: Exception, began: float
     ) -> Answer:
         late = isinstance(error, TimeoutError)
-        why = f"no answer within {self._timeout:g} s" if late else _why(error)
+        why = self._reason(error)
         good = self._found.get(key, self._good_for) if key is not None else None
         self._on_error(self.name, SourceDown(why))
         if good is not None:
@@ -228,6 +254,11 @@ class SourceRule:
         return self._told(
             question, Finding(Says.DEFER, why), "timeout" if late else "error", began
         )
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._timeout:g} s"
+        return _why(error)
 
     def _told(
         self, question: Question, finding: Finding, answer: str, began: float
@@ -246,10 +277,18 @@ class SourceRule:
         if says == Says.PASS.value:
             if question.notes is not None:
                 question.notes.extend(steps)
-            return None
+            return Instead(finding.became) if finding.became else None
         kind = Kind(says)
         reply = finding.reply or _REPLIES[kind]
-        return Verdict(kind, reply, self.name, note, finding.undecided, trace=steps)
+        return Verdict(
+            kind,
+            reply,
+            self.name,
+            note,
+            finding.undecided,
+            trace=steps,
+            became=finding.became if kind is Kind.ACCEPT else b"",
+        )
 
 
 _REPLIES = {

@@ -41,7 +41,8 @@ class Verdict:
 
     ``gate`` marks what decides about relaying, not about mailboxes: it holds
     in observe mode too.  ``observed`` is the verdict that observe mode let
-    pass.  ``reason`` is one line for the log.
+    pass.  ``reason`` is one line for the log.  ``became``: who is to have the mail in
+    place of the recipient, empty for the same.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Verdict:
     gate: bool = False
     observed: Kind | None = None
     trace: Sequence[TraceStep] = ()
+    became: bytes = b""
 
 
 class Facts(NamedTuple):
@@ -61,7 +63,8 @@ class Facts(NamedTuple):
     question among the latter.  ``user`` is whom AUTH accepted, ``tls`` version and
     cipher of the client's connection, ``variables`` what listen.tcprules set.
 
-    ``extended``: the client said EHLO.  ``session`` takes what a rule wants to keep
+    ``extended``: the client said EHLO.  ``flushed`` counts its RSETs and the messages
+    that it has begun.  ``session`` takes what a rule wants to keep
     for the session, by the rule itself; ``None`` where there is no session.
     ``transaction`` is another object for each MAIL.
     """
@@ -76,6 +79,7 @@ class Facts(NamedTuple):
     tls: bytes = b""
     variables: Sequence[tuple[bytes, bytes]] = ()
     extended: bool = True
+    flushed: int = 0
     session: dict[object, Any] | None = None
     transaction: object = None
 
@@ -108,7 +112,13 @@ class Question(NamedTuple):
     notes: list[TraceStep] | None = None
 
 
-Answer = Verdict | None
+class Instead(NamedTuple):
+    """No opinion, but another recipient for the rules that follow."""
+
+    recipient: bytes
+
+
+Answer = Verdict | Instead | None
 """A rule's opinion, ``None`` when it has none."""
 
 

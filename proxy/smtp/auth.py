@@ -74,6 +74,11 @@ class Exchange:
         if self._user is None:
             self._user = _user_in(self.mechanism, line)
 
+    @property
+    def user(self) -> bytes:
+        """Whom it is about, as far as the client has said that."""
+        return self._user or b""
+
     def end(self) -> tuple[bytes, bytes]:
         """It is over: the mechanism, and the user's name if it is known."""
         mechanism, user = self.mechanism, self._user or b""
@@ -198,6 +203,8 @@ def answered(dialogue: Dialogue, reply: Reply) -> None:
         outcome = "deferred" if reply.temporary else "refused"
         exchange.failures += reply.permanent
     dialogue._driver.auth_ended(mechanism, outcome, reply, user)
+    if reply.last:  # a rule's
+        dialogue._close("rule")
 
 
 def failed(dialogue: Dialogue, reply: Reply) -> None:

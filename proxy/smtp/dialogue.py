@@ -41,6 +41,7 @@ class Dialogue:
         "auth",
         "auth_offered",
         "extended",
+        "flushed",
         "helo",
         "state",
         "tls",
@@ -68,6 +69,7 @@ class Dialogue:
         self.auth: auth.Exchange | None = None
         self.helo = b""
         self.extended = False
+        self.flushed = 0  # how many RSETs, and messages that were begun
         self.transaction = Transaction()
 
     # What the driver calls.
@@ -142,10 +144,20 @@ class Dialogue:
         """The backend's answer to DATA."""
         if reply.code == 354:
             self._outbox.say(reply)
+            self.flushed += 1
             self.state = State.MESSAGE
             self.transaction.stream = MessageStream()
         else:
             self._transaction_over(reply)
+        self._work()
+
+    def data_refused(self, reply: Reply) -> None:
+        """A rule's answer to DATA, of which the backend was not told: as with
+        qmail-spp, the transaction stays as it is."""
+        self._outbox.say(reply)
+        self.state = State.COMMAND
+        if reply.code == 421 or reply.last:
+            self._close("rule")
         self._work()
 
     def message_answered(self, reply: Reply) -> None:

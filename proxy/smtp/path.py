@@ -83,6 +83,19 @@ def _low_byte(digits: bytes) -> int:
     return int(digits[-8:]) & 255  # 2 ** 8 divides 10 ** 8
 
 
+def write_path(address: bytes) -> bytes | None:
+    """``TO:<...>`` from which :func:`read_path` takes ``address``; ``None`` where
+    there is none."""
+    argument = b"TO:<" + _SPECIAL.sub(rb"\\\g<0>", address) + b">"
+    if not address or len(address) > ADDRESS_MAX or _CONTROL.search(address):
+        return None
+    return argument if read_path(argument) == address else None
+
+
+_SPECIAL = re.compile(rb'[>"\\]')
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+
+
 def path_end(argument: bytes) -> int:
     """Where the path ends and parameters begin, as :func:`read_path` reads it.
 

@@ -24,6 +24,9 @@ class Reply:
 
     __slots__ = ("code", "lines", "text", "wire")
 
+    last = False
+    """Whether the connection is closed after it, whatever its code."""
+
     def __init__(self, code: int, *lines: bytes) -> None:
         """Lines are cut and cleaned so that the reply is always well-formed."""
         self.code = code
@@ -59,6 +62,14 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply {self.text}>"
+
+
+class LastReply(Reply):
+    """A reply after which the connection is closed."""
+
+    __slots__ = ()
+
+    last = True
 
 
 def _clean(line: bytes, limit: int) -> bytes:

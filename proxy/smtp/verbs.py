@@ -98,7 +98,7 @@ def recipient_decided(
         dialogue._outbox.say(verdict)
         if verdict.permanent:
             dialogue._unknown += 1
-        elif verdict.code == 421:
+        if verdict.code == 421 or verdict.last:
             guesser = verdict == replies.TOO_MANY_GUESSES
             dialogue._close("harvest_defence" if guesser else "rule")
         return
@@ -129,6 +129,7 @@ def _data(dialogue: Dialogue, argument: bytes) -> None:
 
 def _rset(dialogue: Dialogue, argument: bytes) -> None:
     dialogue._reset()
+    dialogue.flushed += 1
     dialogue._outbox.say(replies.FLUSHED)
 
 

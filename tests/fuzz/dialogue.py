@@ -14,7 +14,7 @@ from proxy.smtp.auth import LINE_MAX
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Banner, Limits, Pending
 from proxy.smtp.path import read_path
-from proxy.smtp.reply import Reply
+from proxy.smtp.reply import LastReply, Reply
 from proxy.smtp.state import State
 from tests.fuzz.address import CONTROL
 from tests.fuzz.reply import LINE
@@ -61,6 +61,7 @@ LIMITS = Limits(
 )
 MECHANISMS = (b"", b"AUTH PLAIN LOGIN")
 VERDICTS = (Pending.ACCEPTED, replies.NO_SUCH_RECIPIENT, replies.MAILBOX_DEFERRED)
+AT_DATA = (replies.NO_BOUNCES, replies.INTERNAL, LastReply(554, b"5.7.1 no"))
 
 
 class _World:
@@ -181,6 +182,8 @@ class _World:
             self.dialogue.auth_answered(reply)
         elif question == "rcpt":
             self.dialogue.recipient_answered(reply)
+        elif question == "data" and self.choose(4) == 3:
+            self.dialogue.data_refused(AT_DATA[choice])  # the backend was not asked
         elif question == "data":
             self.in_message = reply.code == 354
             self.engaged = self.in_message

@@ -106,6 +106,8 @@ def test_people_may_write_to_a_list_and_bounces_may_not(
         b"-return-warn-123." + SOME + b"-joe=x.test",
         b"-return-probe-123." + SOME + b"-joe=x.test",
         b"-return-m-" + SOME + b"-4-",
+        b"-return-receipt-" + SOME + b"-4-",
+        b"-return-receipt-g-" + SOME + b"-4-2",
     ],
 )
 def test_bounces_come_back_to_the_list(end: bytes, sender: bytes) -> None:
@@ -115,9 +117,10 @@ def test_bounces_come_back_to_the_list(end: bytes, sender: bytes) -> None:
 
 
 def test_bounces_of_the_managers_own_answers_come_back() -> None:
-    assert ask(NEW, b"-return-", b"").outcome is Outcome.DELIVER
-    assert not ask(NEW, b"-return-", b"").undecided
-    assert ask(NEW, b"-return-").undecided
+    for end in (b"-return-", b"-return-receipt-", b"-return-m-"):
+        assert ask(NEW, end, b"").outcome is Outcome.DELIVER
+        assert not ask(NEW, end, b"").undecided
+        assert ask(NEW, end).undecided
 
 
 @pytest.mark.parametrize("end", [b"-owner", b"-digest-owner"])
@@ -188,3 +191,125 @@ def test_conditions_of_the_editor_are_looked_up() -> None:
 def test_the_program_that_decides_is_named() -> None:
     assert ask(OLD, b"-help").reason == "undecided: the program ezmlm-manage decides"
     assert ask(OLD, b"").reason == "undecided: the program ezmlm-reject decides"
+
+
+LISTS = HOME + b"lists"
+
+
+def dispatching(name: bytes = b"", line: bytes = b"") -> Files:
+    """Lists below one directory, and one line for all of them."""
+    files = mail_host_files()
+    line = line or b"|" + BIN + b"ezmlm-dispatch " + LISTS + name + b"\n"
+    files.file(HOME + b".qmail-all-default", line, uid=ALICE)
+    files.file(HOME + b".qmail-all", line, uid=ALICE)
+    files.dir(LISTS, uid=ALICE)
+    for each in (b"one", b"one-more", b"empty"):
+        files.dir(LISTS + b"/" + each, uid=ALICE)
+    contents = {
+        b"one/editor": EDITOR,
+        b"one/manager": MANAGER,
+        b"one/bouncer": BOUNCER,
+        b"one/owner": b"# mine\n &alice@example.test\n\t|true\n",
+        b"one-more/editor": EDITOR,
+        b"one-more/manager": MANAGER,
+        b"one-more/owner": b"/home/alice/Mailbox\n",
+    }
+    for path, content in contents.items():
+        directory = LISTS + b"/" + path.rpartition(b"/")[0]
+        content = content.replace(b"B/", BIN).replace(b"'D", b"'" + directory)
+        files.file(LISTS + b"/" + path, content, uid=ALICE)
+    return files
+
+
+def dispatched(files: Files, end: bytes, sender: bytes = SENDER) -> Decision:
+    return decide(QmailHost(files), b"alice-all" + end + b"@example.test", sender)
+
+
+@pytest.mark.parametrize(
+    ("end", "sender", "outcome", "undecided"),
+    [
+        (b"-one", SENDER, Outcome.DELIVER, True),
+        (b"-one", b"", Outcome.BOUNCE, False),
+        (b"-one-help", SENDER, Outcome.DELIVER, True),
+        (b"-one-help", b"", Outcome.BOUNCE, False),
+        (b"-one-owner", b"", Outcome.FORWARD, False),
+        (b"-one-digest-owner", SENDER, Outcome.FORWARD, False),
+        (b"-one-return-3-joe=x.test", b"", Outcome.DELIVER, False),
+        (b"-one-return-x", b"", Outcome.BOUNCE, False),
+        # No digest/bouncer, no moderator: the manager's.
+        (b"-one-digest-return-3-joe=x.test", b"", Outcome.BOUNCE, False),
+        (b"-one-accept-1." + SOME, SENDER, Outcome.DELIVER, True),
+        # The longest name that is a list's.
+        (b"-one-more", b"", Outcome.BOUNCE, False),
+        (b"-one-more-help", SENDER, Outcome.DELIVER, True),
+        (b"-one-more-return-3-joe=x.test", SENDER, Outcome.DELIVER, True),
+        # ezmlm-dispatch delivers to no file.
+        (b"-one-more-owner", SENDER, Outcome.BOUNCE, False),
+        # Names are compared letter by letter.
+        (b"-ONE", SENDER, Outcome.BOUNCE, False),
+        (b"-two", SENDER, Outcome.BOUNCE, False),
+        (b"-two-one", SENDER, Outcome.BOUNCE, False),
+        (b"-", SENDER, Outcome.BOUNCE, False),
+        (b"-../lists/one", SENDER, Outcome.BOUNCE, False),
+        (b"", SENDER, Outcome.BOUNCE, False),
+        # Its files are not there.
+        (b"-empty", SENDER, Outcome.DEFER, False),
+        (b"-empty-x", SENDER, Outcome.DEFER, False),
+    ],
+)
+def test_one_program_for_many_lists(
+    end: bytes, sender: bytes, outcome: Outcome, undecided: bool
+) -> None:
+    """Compared with the real ezmlm-dispatch of ezmlm-idx 7, below qmail-local."""
+    decision = dispatched(dispatching(), end, sender)
+    assert (decision.outcome, decision.undecided) == (outcome, undecided), decision
+
+
+@pytest.mark.parametrize(
+    ("end", "sender", "outcome"),
+    [
+        (b"", b"", Outcome.BOUNCE),
+        (b"", SENDER, Outcome.DELIVER),
+        (b"-owner", b"", Outcome.FORWARD),
+        (b"-return-3-joe=x.test", b"", Outcome.DELIVER),
+        (b"-one", b"", Outcome.BOUNCE),
+    ],
+)
+def test_one_program_for_one_list(end: bytes, sender: bytes, outcome: Outcome) -> None:
+    assert dispatched(dispatching(b" one"), end, sender).outcome is outcome
+
+
+def test_dispatching_to_a_list_that_is_not_there() -> None:
+    assert dispatched(dispatching(b" two"), b"-x").outcome is Outcome.BOUNCE
+    assert dispatched(dispatching(line=b"|/b/ezmlm-dispatch\n"), b"-x").outcome is (
+        Outcome.BOUNCE
+    )
+
+
+@pytest.mark.parametrize(
+    ("owner", "outcome", "undecided"),
+    [
+        (b"", Outcome.DELIVER, False),
+        (b"#\n", Outcome.DELIVER, False),
+        (b"|exit 100\n", Outcome.BOUNCE, False),
+        (b"|exit 1\n", Outcome.DEFER, False),
+        (b"|exit 99\n|exit 100\n", Outcome.DELIVER, False),
+        (b"|/opt/robot\n|exit 100\n", Outcome.DELIVER, True),
+        (b"|exit 100\n|/opt/robot\n", Outcome.BOUNCE, False),
+        (b"&nobody@example.test\n", Outcome.BOUNCE, False),
+        (b"|exit 0\n./Maildir/\n", Outcome.BOUNCE, False),
+        (b"\n", Outcome.DELIVER, True),
+    ],
+)
+def test_lines_that_ezmlm_dispatch_obeys(
+    owner: bytes, outcome: Outcome, undecided: bool
+) -> None:
+    files = dispatching()
+    files.file(LISTS + b"/one/owner", owner, uid=ALICE)
+    decision = dispatched(files, b"-one-owner")
+    assert (decision.outcome, decision.undecided) == (outcome, undecided), decision
+
+
+def test_a_pipe_is_not_read_twice() -> None:
+    line = b"|preline " + BIN + b"ezmlm-dispatch " + LISTS + b"\n"
+    assert dispatched(dispatching(line=line), b"-one").outcome is Outcome.DEFER

@@ -167,6 +167,27 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         (b"case a in b) echo ';;'; exit 0;; a) ;; esac", 0, []),
         (b"case a in b) ;; a) true; exit 99; esac", 99, []),
         (b"case $STAR in '*') exit 100;; *) exit 99;; esac", 100, []),
+        (b"thing | exit 0", 0, []),
+        (b"thing -x | bouncesaying no", 100, []),
+        (b"thing | thing || exit 0", 0, []),
+        (b"thing|bouncesaying no false", 0, []),
+        (b"thing | forward joe@x && exit 100", 100, [b"joe@x"]),
+        (b"forward ann@x | forward joe@x", 0, [b"ann@x", b"joe@x"]),
+        (b"exit 100 | true; exit 99", 99, []),
+        (b"true | exit 100; exit 99", 99, []),
+        (b"exec bouncesaying no", 100, []),
+        (b"exec bouncesaying no; exit 0", 100, []),
+        (b"if true; then exec forward joe@x; fi; exit 100", 0, [b"joe@x"]),
+        (b"nice bouncesaying no", 100, []),
+        (b"/usr/bin/nice -n 10 forward joe@x", 0, [b"joe@x"]),
+        (b"nice -5 bouncesaying no", 100, []),
+        (b"bouncesaying no >/dev/null", 100, []),
+        (b"bouncesaying no > /dev/null 2>&1", 100, []),
+        (b"thing 2>/dev/null || exit 0", 0, []),
+        (b"if test -d / >&2; then exit 99; fi", 99, []),
+        (b"qreceipt joe@x", 0, []),
+        (b"qreceipt", 100, []),
+        (b"qbiff; exit 100", 100, []),
     ],
 )
 def test_what_is_known_of_several(
@@ -179,6 +200,39 @@ def test_what_is_known_of_several(
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "true | false",
+        "false | true",
+        "exit 3 | exit 4",
+        "exit 3 | exit 4; exit 5",
+        "exit 3 | true && exit 6",
+        "false | false || exit 7",
+        "exec true; exit 8",
+        "exec false && exit 9",
+        "nice true | nice -n 3 false",
+        "false >/dev/null",
+        "false 2>&1 >/dev/null || exit 11",
+        "if true | false; then exit 12; else exit 13; fi",
+    ],
+)
+def test_the_shell_agrees(command: str) -> None:
+    found = effect(command.encode(), RUN)
+    assert found is not None
+    assert found.code == subprocess.run(["/bin/sh", "-c", command]).returncode
+
+
+def test_what_passes_by_leaves_the_mail_to_the_next_line() -> None:
+    for command in (b"qreceipt joe@x", b"qbiff"):
+        found = effect(command, RUN)
+        assert found is not None
+        assert found.passes
+    found = effect(b"thing | qbiff", RUN)  # whatever the thing does with it
+    assert found is not None
+    assert not found.passes
+
+
+@pytest.mark.parametrize(
     ("command", "name"),
     [
         (b"/usr/bin/maildrop -d joe", "maildrop"),
@@ -186,6 +240,8 @@ def test_what_is_known_of_several(
         (b"preline -f /usr/lib/dovecot/deliver", "deliver"),
         (b"/var/mailman/mail/mailman post list", "mailman"),
         (b"if test ! -f 'x'; then /usr/bin/ezmlm-reject 'y'; fi", "ezmlm-reject"),
+        (b"/usr/bin/spamc | /usr/bin/maildrop", "maildrop"),
+        (b"cat | thing", "thing"),
         (b"||", "||"),
     ],
 )
@@ -221,7 +277,21 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
         b"/bin/exit",
         b"forward joe; thing",
         b"thing && exit 0",
-        b"thing | exit 0",
+        b"exit 0 | thing",
+        b"thing |& exit 0",
+        b"| exit 0",
+        b"thing |",
+        b"true >/tmp/x",
+        b"true </dev/null",
+        b"true > /dev/nullx",
+        b"exec",
+        b"exec -a x true",
+        b"exec >/dev/null",
+        b"env -i true",
+        b"env A=b true",
+        b"setuidgid joe true",
+        b"nice",
+        b"nice --adjustment=3 true",
         b"exit 0 &",
         b"if thing; then exit 0; else exit 100; fi",
         b"if thing; then forward joe; fi",

@@ -151,11 +151,17 @@ class TestExtensions:
         files.file(PROGRAM, b"#!/bin/sh\n", 0o755)
         assert said(files, b"ann-x@v.test").outcome is BOUNCE
 
-    def test_the_alias_of_the_part_before_the_dash(self, files: Files) -> None:
+    def test_an_alias_that_is_a_file_has_no_extensions(self, files: Files) -> None:
+        """vdelivermail looks for aliases only where it was built for a database:
+        such a file is qmail-local's.  So the real one does, of 5.6 with cdb."""
         dot(files, b"list", b"&ann@v.test\n")
-        assert said(files, b"list-x@v.test").outcome is BOUNCE
-        decision = said(files, b"list-x@v.test", qmail_ext=True)
-        assert decision.outcome is FORWARD, explain(decision)
+        assert said(files, b"list@v.test").outcome is FORWARD
+        for extensions in (True, False):
+            decision = said(files, b"list-x@v.test", qmail_ext=extensions)
+            assert decision.outcome is BOUNCE, explain(decision)
+
+    def test_the_default_file_is_no_alias(self, files: Files) -> None:
+        assert said(files, b"default@v.test", qmail_ext=True).outcome is BOUNCE
 
     def test_a_file_of_the_extension(self, files: Files) -> None:
         own(files, DOMAIN + b"/ann/.qmail-shop", b"&nobody@v.test\n")
@@ -205,6 +211,24 @@ def test_delete_may_be_refused() -> None:
     cdb_accounts(files, ACCOUNTS)
     assert said(files, b"nobody@v.test", refuse_deleted=True).outcome is BOUNCE
     assert said(files, b"ann@v.test", refuse_deleted=True).outcome is DELIVER
+
+
+def test_behind_a_filter_it_decides_as_ever(files: Files) -> None:
+    """README.spamassassin of vpopmail has such a line.  So the real one does."""
+    line = b"|/usr/bin/spamc -f | " + PROGRAM + b" '' bounce-no-mailbox\n"
+    dot(files, b"default", line)
+    assert said(files, b"ann@v.test").outcome is DELIVER
+    for name in (b"nobody", b"locked"):
+        decision = said(files, name + b"@v.test")
+        assert decision.outcome is BOUNCE, explain(decision)
+        assert not decision.undecided
+
+
+def test_whoever_decides_is_named() -> None:
+    files = vpopmail_files(b"'|/opt/sort-it'")
+    cdb_accounts(files, ACCOUNTS)
+    decision = said(files, b"nobody@v.test")
+    assert decision.reason == "undecided: the program vdelivermail decides"
 
 
 def test_the_default_loops() -> None:

@@ -56,7 +56,7 @@ def test_programs(kind: str, tmp_path: Path) -> None:
 def test_plugins(tmp_path: Path) -> None:
     assert levels("qmail-spp") == ["error"]
     files = Files()
-    files.control(b"smtpplugins", b"[rcpt]\n:true\nplugins/r\n[data]\nplugins/d\n")
+    files.control(b"smtpplugins", b"[rcpt]\n:true\nplugins/r\n[pass]\nplugins/p\n")
     context = Context("it", QmailHost(files), os.fsencode(tmp_path))
     assert levels("qmail-spp", context) == ["error", "note"]
     plugin = tmp_path / "var/qmail/plugins/r"
@@ -64,6 +64,36 @@ def test_plugins(tmp_path: Path) -> None:
     plugin.write_text("")
     plugin.chmod(0o755)
     assert levels("qmail-spp", context) == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "letters"),
+    [
+        ("rcpt", "echo HX-A: b; echo Cx@y.test", ""),
+        ("rcpt", "echo 'P250-hello'", "P"),
+        ("rcpt", "echo 'P550-hello'; echo 'E550 no'", ""),
+        ("mail", 'echo "C$SMTPMAILFROM"', "C"),
+        ("mail", "# echo Cx\necho Checked >&2", ""),
+        ("helo", 'print "P250-x\\n";', "P"),
+    ],
+)
+def test_plugins_whose_words_are_not_carried_out(
+    tmp_path: Path, section: str, text: str, letters: str
+) -> None:
+    """``check`` names the plugin and the letter, as far as a script shows it."""
+    files = Files()
+    files.control(b"smtpplugins", f"[{section}]\nplugins/x\n".encode())
+    context = Context("it", QmailHost(files), os.fsencode(tmp_path))
+    plugin = tmp_path / "var/qmail/plugins/x"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("#!/bin/sh\n" + text)
+    plugin.chmod(0o755)
+    settings = settings_of("qmail-spp").model_validate({"type": "qmail-spp"})
+    found = [each.what for each in rule_module("qmail-spp").check(settings, context)]
+    assert len(found) == len(letters)
+    for each, letter in zip(found, letters, strict=True):
+        said = f"plugins/x seems to say {letter} in section {section}: "
+        assert each.startswith(said)
 
 
 def test_programs_may_be_set_id() -> None:

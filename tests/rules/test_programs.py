@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from proxy.qmail.host import QmailHost
-from proxy.rules.spp_output import read_output
-from proxy.rules.verdict import Facts
+from proxy.rules.spp_output import header_of, read_output
+from proxy.rules.verdict import Facts, Instead, Question
 from tests.support.asked import HOSTILE, Asked
 from tests.support.files import Files
 
@@ -213,7 +213,7 @@ class TestSpp:
             ("echo 'E250 odd'", "defer"),
             ("echo 'R554 no'", "reject"),
             ("echo D", "defer"),
-            ("echo 'LD550 no'", "reject"),
+            ("echo 'LD550 no'", "accept"),  # it is for DATA
             ("exit 120", "defer"),
             ("kill -9 $$", "defer"),
             ("echo 'E550 no'; kill -9 $$", "defer"),
@@ -246,10 +246,24 @@ class TestSpp:
         two = one._replace(transaction=object())
         words = [await it.word(facts=one), await it.word(b"s@e.test", facts=one)]
         words += [await it.word(facts=one), await it.word(facts=two)]
-        assert words == ["accept", "accept", "defer", "accept"]
+        assert words == ["accept", "accept", "defer", "defer"]
         ran = (tmp_path / "ran").read_text().split()
         names = [line.rsplit("/")[-1] for line in ran]
         assert names == ["connection", "helo", "mail", "mail"]
+
+    async def test_what_is_stored_lasts_until_rset(self, tmp_path: Path) -> None:
+        """MAIL and HELO clear nothing (qmail-spp.c, spp_rset())."""
+        stored = 'case $SMTPRCPTTO in s*) printf "LR450-one\\nLR450 two\\n";; esac'
+        it = self.it(tmp_path, rcpt=stored)
+        kept: dict[object, object] = {}
+        facts = Facts(helo=b"h", session=kept, transaction=object())
+        assert await it.word(b"s@e.test", facts=facts) == "accept"
+        again = facts._replace(helo=b"i", transaction=object())
+        verdict = await it.verdict(facts=again)
+        assert verdict is not None
+        assert verdict.reply.wire == b"450-one\r\n450 two\r\n"
+        after = again._replace(transaction=object(), flushed=1)
+        assert await it.word(facts=after) == "accept"
 
     async def test_refusals_before_rcpt(self, tmp_path: Path) -> None:
         refuse = '[ "$SMTPMAILFROM" = bad@b.test ] && echo "E553 bad"; exit 0'
@@ -267,10 +281,70 @@ class TestSpp:
         off = Facts(variables=[(b"NOSPP", b"")])
         assert await self.it(tmp_path, rcpt="echo 'E550 no'").word(facts=off) == "pass"
 
-    async def test_a_changed_address_is_not_vouched_for(self, tmp_path: Path) -> None:
-        verdict = await self.it(tmp_path, rcpt="echo Cx@y.test").verdict()
+    async def test_a_changed_address_is_the_one_that_follows(
+        self, tmp_path: Path
+    ) -> None:
+        """Later plugins see it, and so do later rules."""
+        rcpt = '[ "$SMTPRCPTTO" = x@y.test ] && echo Cz@y.test || echo Cx@y.test'
+        it = self.it(tmp_path, rcpt=rcpt)
+        verdict = await it.verdict()
         assert verdict is not None
-        assert verdict.undecided
+        assert verdict.became == b"x@y.test"
+        passing = self.it(tmp_path, rcpt=rcpt)
+        passing.keys["found"] = "pass"
+        passing.__post_init__()
+        bob = b"bob@example.test"
+        answer = await passing.answer(Question(bob, mailbox=bob))
+        assert answer == Instead(b"x@y.test")
+
+    @pytest.mark.parametrize(
+        ("says", "wire"),
+        [
+            (["P550-one", "E550 two"], b"550-one\r\n550 two\r\n"),
+            (["P550-one", "P550 odd", "P450-odd", "E550 two"], None),
+            (["P250 ok", "E550 two"], b"550 two\r\n"),
+        ],
+    )
+    async def test_a_reply_of_several_lines(
+        self, tmp_path: Path, says: list[str], wire: bytes | None
+    ) -> None:
+        """P is for the lines before E's; what is none is not said."""
+        text = "; ".join(f"echo '{each}'" for each in says)
+        verdict = await self.it(tmp_path, rcpt=text).verdict()
+        assert verdict is not None
+        assert verdict.reply.wire == (wire or b"550-one\r\n550 two\r\n")
+
+    async def test_p_before_an_acceptance_is_told(self, tmp_path: Path) -> None:
+        it = self.it(tmp_path, rcpt="echo 'P250-hello'")
+        assert await it.word() == "accept"
+        assert "P250-hello is no line of a refusal" in it.said[0]
+
+    async def test_r_ends_the_connection(self, tmp_path: Path) -> None:
+        verdict = await self.it(tmp_path, rcpt="echo 'R554 no'").verdict()
+        assert verdict is not None
+        assert verdict.reply.last
+        verdict = await self.it(tmp_path, rcpt="echo 'E554 no'").verdict()
+        assert verdict is not None
+        assert not verdict.reply.last
+
+    @pytest.mark.parametrize(
+        ("line", "good"),
+        [
+            (b"X-A: b", True),
+            (b"X-A:", True),
+            (b"X-A : b\xe9", True),
+            (b" folded", False),  # there is nothing above it
+            (b"no field", False),
+            (b"", False),
+            (b".: x", False),  # it would have to be stuffed
+            (b"X-A: b\rX-B: c", False),
+        ],
+    )
+    def test_header_lines(self, line: bytes, good: bool) -> None:
+        assert header_of([line]) == ((line + b"\r\n", []) if good else (b"", [line]))
+
+    def test_a_folded_header(self) -> None:
+        assert header_of([b"A: b", b"\tc", b" "]) == (b"A: b\r\n\tc\r\n", [b" "])
 
     async def test_no_file(self) -> None:
         assert await Asked("qmail-spp", {}).word() == "defer"

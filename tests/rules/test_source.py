@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -19,7 +20,7 @@ from proxy.rules.source import (
     SourceDown,
     SourceRule,
 )
-from proxy.rules.verdict import Kind, Question, Verdict
+from proxy.rules.verdict import Instead, Kind, Question, Verdict
 from proxy.smtp import replies
 from tests.support.files import Files
 
@@ -93,10 +94,10 @@ def remote(source: Scripted, told: Told | None = None, **keys: object) -> Source
 
 
 async def heard(rule: SourceRule, question: Question = QUESTION) -> Verdict | None:
-    answer = rule.ask(question)
-    if answer is None or isinstance(answer, Verdict):
-        return answer
-    return await answer
+    found = rule.ask(question)
+    answer = await found if inspect.isawaitable(found) else found
+    assert not isinstance(answer, Instead)
+    return answer
 
 
 def kind(verdict: Verdict | None) -> Kind | None:

@@ -10,7 +10,7 @@ from typing import Any
 from proxy.config.rules import read_rule, rule_module, settings_of
 from proxy.qmail.host import QmailHost
 from proxy.rules.source import Context, SourceRule
-from proxy.rules.verdict import Facts, Kind, Question, Verdict
+from proxy.rules.verdict import Answer, Facts, Instead, Kind, Question, Verdict
 from tests.support.files import Files
 
 HOSTILE = (
@@ -58,10 +58,14 @@ class Asked:
     ) -> Verdict | None:
         facts = more.pop("facts", Facts())
         question = Question(recipient, mailbox=recipient, facts=lambda: facts, **more)
+        answer = await self.answer(question)
+        assert not isinstance(answer, Instead)
+        return answer
+
+    async def answer(self, question: Question) -> Answer:
+        """Whatever it says."""
         answer = self.rule.ask(question)
-        if answer is None or isinstance(answer, Verdict):
-            return answer
-        return await answer
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def word(self, recipient: bytes = b"bob@example.test", **more: Any) -> str:
         verdict = await self.verdict(recipient, **more)
@@ -100,8 +104,10 @@ class AskedRule:
         """What it says of a mailbox."""
         address = mailbox.encode() if isinstance(mailbox, str) else mailbox
         question = Question(address, sender, client, mailbox=address)
-        answer = self.rule.ask(question)
-        return await answer if inspect.isawaitable(answer) else answer
+        found = self.rule.ask(question)
+        answer = await found if inspect.isawaitable(found) else found
+        assert not isinstance(answer, Instead)
+        return answer
 
     async def says(self, mailbox: bytes | str, sender: bytes = b"") -> str:
         """The same in one word: the verdict's, or ``none``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.backend.choice import Backends, Place
@@ -15,7 +15,7 @@ from proxy.front.door import Door, DoorSettings
 from proxy.front.session import Session
 from proxy.observe.events import Event
 from proxy.rules.engine import LIMIT_SECONDS, Engine
-from proxy.rules.verdict import Answer, Kind, Question, Verdict
+from proxy.rules.verdict import Answer, Kind, Question, Rule, Verdict
 from proxy.smtp import replies
 from tests.support.backend import FakeQmail
 from tests.support.clock import Clock
@@ -99,10 +99,12 @@ async def running(
     observe: bool = False,
     places: Callable[[int], list[Place]] | None = None,
     rule_limit: float = LIMIT_SECONDS,
+    first: Sequence[Rule] = (),
 ) -> AsyncIterator[Front]:
     """Start both, and at the end see that nothing is left behind.
 
-    ``places`` makes several backends, given the port of ``fake``.
+    ``places`` makes several backends, given the port of ``fake``.  The rules ``first``
+    are asked before ``ask``.
     """
     fds = descriptors()
     fake = fake or FakeQmail()
@@ -120,7 +122,7 @@ async def running(
     )
     pool = next(iter(backends))
     door = Door(
-        engine=Engine([CallRule(ask)], observe=observe, limit=rule_limit),
+        engine=Engine([*first, CallRule(ask)], observe=observe, limit=rule_limit),
         backends=backends,
         observer=events.append,
         hostname=b"mx.example.test",
