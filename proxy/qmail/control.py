@@ -22,6 +22,8 @@ T = TypeVar("T")
 # 50,000 virtual domains are some 2 MB; this is only a bound.
 FILE_MAX = 64 << 20
 
+_NOTHING = b"/dev/null"
+
 Names = dict[bytes, int]
 """A list file: lower-cased entry to its line number."""
 
@@ -114,11 +116,15 @@ class ControlFiles:
         place = self._find(name)
         if place is None:
             return None
+        if _is_nothing(place):
+            return parse(b"")
         return self._cache.parsed(self._walker, place, parse, FILE_MAX)
 
     def _find(self, name: bytes) -> Place | None:
         place = self._look(name)
-        if place is not None and not stat_bits.S_ISREG(place.status.st_mode):
+        if place is None or stat_bits.S_ISREG(place.status.st_mode):
+            return place
+        if not _is_nothing(place):
             raise ControlError(name, "not a regular file")
         return place
 
@@ -129,6 +135,11 @@ class ControlFiles:
             if error.code == errno.ENOENT:
                 return None
             raise ControlError(name, str(error)) from error
+
+
+def _is_nothing(place: Place) -> bool:
+    """A link to null(4), which is an empty file to all who read it."""
+    return place.path == _NOTHING and stat_bits.S_ISCHR(place.status.st_mode)
 
 
 def first_line(content: bytes) -> bytes:

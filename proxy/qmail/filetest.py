@@ -40,7 +40,7 @@ def _split(arguments: list[bytes], at: bytes) -> list[list[bytes]]:
 
 
 def _one(words: list[bytes], walker: Walker, home: Place) -> bool | None:
-    if len(words) > 2 and words[0] == b"!" and words[1] not in (b"=", b"!="):
+    if len(words) > 2 and words[0] == b"!" and words[1] not in (b"!", b"=", b"!="):
         found = _one(words[1:], walker, home)
         return None if found is None else not found
     if _WORDS.intersection(words):
@@ -68,7 +68,8 @@ def _unary(operator: bytes, word: bytes, walker: Walker, home: Place) -> bool | 
     if operator == b"-d":
         return stat_bits.S_ISDIR(status.st_mode)
     if operator == b"-s":
-        return status.st_size > 0
+        # Of a directory the file system says what it likes.
+        return None if stat_bits.S_ISDIR(status.st_mode) else status.st_size > 0
     if operator == b"-r":
         identity: Identity = walker.identity
         return identity.may(status, READ)

@@ -347,6 +347,12 @@ class _LocalDelivery:
             b"SENDER": envelope.sender,
             b"EXT": controller.extension,
         }
+        extension, host = controller.extension, envelope.host
+        for number in (b"2", b"3", b"4"):  # ever less of them
+            extension = extension.partition(b"-")[2]
+            host = host.rpartition(b".")[0] if b"." in host else host
+            environment[b"EXT" + number] = extension
+            environment[b"HOST" + number] = host
         if file is not None and file.matched_default is not None:
             environment[b"DEFAULT"] = file.matched_default
         return environment

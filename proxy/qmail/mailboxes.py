@@ -52,7 +52,7 @@ def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
         maildir = walker.enter(_plain(path.rstrip(b"/")) or path, home)
     except KernelError as error:
         return str(error)
-    devices = set()
+    found = []
     for name in (b"tmp", b"new"):
         try:
             directory = walker.enter(name, maildir)
@@ -60,5 +60,9 @@ def maildir_fault(walker: Walker, home: Place, path: bytes) -> str | None:
             return f"{name.decode()}: {error}"
         if not walker.identity.may(directory.status, WRITE | SEARCH):
             return f"{name.decode()} is not writable for the user"
-        devices.add(directory.status.st_dev)
-    return None if len(devices) == 1 else "tmp and new are on two file systems"
+        found.append(directory.status)
+    tmp, new = found
+    if tmp.st_dev != new.st_dev:
+        return "tmp and new are on two file systems"
+    # link(2) finds its own file there.
+    return "tmp and new are one directory" if tmp.st_ino == new.st_ino else None

@@ -97,15 +97,16 @@ def group_id(group: Table, name: bytes) -> int | None:
 
 
 def _number(field: bytes) -> int | None:
-    """strtoul(3) cut to 32 bits, as nss_files does; the field must end there."""
+    """strtoul(3), as nss_files has it: the field must end there, and a number of
+    more than 32 bits makes the line malformed (glibc 2.36)."""
     match = _NUMBER.fullmatch(field)
     if match is None:
         return None
     digits = match[2].lstrip(b"0")
     value = int(digits or b"0") if len(digits) <= 20 else 1 << 64
-    if match[1] == b"-":
-        value = (1 << 64) - value if value else 0
-    return min(value, 0xFFFFFFFF)
+    if match[1] == b"-" and value < 1 << 64:
+        value = -value & 0xFFFFFFFF_FFFFFFFF
+    return value if value <= 0xFFFFFFFF else None
 
 
 Lookup = Callable[[bytes], Account | None]

@@ -25,6 +25,7 @@ from proxy.qmail.shell import (
     parse,
     split_words,
 )
+from proxy.qmail.shellcase import chosen, is_case
 
 _QMAIL_BIN = b"bin/"
 
@@ -44,6 +45,13 @@ def effect(command: bytes, run: Run) -> Effect | None:
     if run.depth > _DEPTH_MAX:
         return None
     run = run._replace(depth=run.depth + 1)
+    if command.lstrip(b" \t")[:1] in (b"", b"#"):  # nothing to do is success
+        return Effect(0)
+    if is_case(command):
+        branch = chosen(command, run.environment)
+        if branch is None:
+            return None
+        command = branch
     parsed = parse(command, run.environment)
     if parsed is None:
         return None
@@ -165,7 +173,9 @@ def _simple(command: Simple, run: Run) -> list[_Ending]:
         return [end]
     if words[0] == b"exit":
         if found is None or len(words) == 1:
-            return [_Ending(0, taken=True), _Ending(None, taken=True)]
+            # Not a number: some shells end, with 2, others go on.
+            over = [_Ending(code, taken=True, exited=True) for code in (0, None)]
+            return [*over, _Ending(None, taken=True)]
         return [_Ending(found.code, exited=True)]
     quiet = words[0] in (b"test", b"[", b":", b"true", b"false")
     if found is None:
@@ -283,6 +293,8 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     inner = _run(arguments[1:], run, shell=False)
     if inner is None or any(inner.copies()) or inner.undecided:
         return None
+    if inner.code == 0 and run.piped:  # "unable to rewind"
+        return Effect(111)
     if inner.code == 0:
         return Effect(99, (arguments[0],))
     return Effect(111) if inner.code == 111 else Effect(0)

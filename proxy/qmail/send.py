@@ -85,7 +85,7 @@ def route(settings: SendSettings, recipient: bytes, trail: Trail) -> Route:
         trail.add(b"control/envnoathost", "no domain: {} is meant", address)
     if settings.percenthack:
         address = _percenthack(settings, address, at, trail)
-        at = address.rfind(b"@")
+    at = address.rfind(b"@")  # envnoathost may have one in it
     domain = address[at + 1 :]
     prepend, key, line = settings.handled.get(domain) or _handling(settings, domain)
     if prepend is None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 _PLAIN = re.compile(rb"[A-Za-z0-9_./@%+=:,!^-]+|\[|\]")
 _SINGLE = re.compile(rb"'([^']*)'")
 _VARIABLE = re.compile(rb"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+# What an expansion without quotes leaves as it is: no blank, no pattern.
+_UNSPLIT = re.compile(rb"[!-)+->@-Z\]-~]+")
 _DOUBLE_PLAIN = re.compile(rb"[^\"$`\\]+")
 
 
@@ -24,7 +26,8 @@ def split_words(
     """The words of a simple command, or ``None`` if it is not that simple.
 
     Understood: plain characters that mean nothing to the shell, single
-    quotes, double quotes with variables of ``environment`` in them.
+    quotes, double quotes with variables of ``environment`` in them, and outside of
+    quotes such variables as stay one word.
     """
     words: list[bytes] = []
     at, end = 0, len(command)
@@ -72,6 +75,11 @@ def _piece(
         return None if single is None else (single[1], single.end())
     if command[at] == 0x22:
         return _double_quoted(command, at + 1, environment)
+    variable = _VARIABLE.match(command, at)
+    if variable is not None:
+        value = environment.get(variable[1] or variable[2], b"")
+        # An empty one would be no word at all.
+        return (value, variable.end()) if _UNSPLIT.fullmatch(value) else None
     plain = _PLAIN.match(command, at)
     return None if plain is None else (plain[0], plain.end())
 

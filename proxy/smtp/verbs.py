@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from proxy.smtp import auth, replies, starttls
 from proxy.smtp.command import parameters
 from proxy.smtp.driver import Pending
-from proxy.smtp.path import ADDRESS_MAX, read_path
+from proxy.smtp.path import ADDRESS_MAX, address_literal, read_path
 from proxy.smtp.reply import Reply
 from proxy.smtp.state import State
 from proxy.smtp.transaction import Transaction
@@ -42,7 +42,9 @@ def _ehlo(dialogue: Dialogue, argument: bytes) -> None:
 
 def _mail(dialogue: Dialogue, argument: bytes) -> None:
     sender = read_path(argument)
-    if len(sender) > ADDRESS_MAX:
+    # One at our own address gets the name of control/localiphost (qmail-smtpd.c,
+    # addrparse), and may be short enough then: qmail-smtpd says it.
+    if len(sender) > ADDRESS_MAX and address_literal(sender) is None:
         dialogue._error(replies.SYNTAX)
         return
     limit = dialogue._limits.declared_size

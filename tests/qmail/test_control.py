@@ -129,6 +129,22 @@ def test_what_is_not_a_regular_file_is_not_opened(kind: int) -> None:
         control(files).names(b"locals")
 
 
+def test_a_link_to_the_null_device_is_an_empty_file() -> None:
+    files = Files()
+    files.special(b"/dev/null", stat.S_IFCHR)
+    files.special(b"/dev/zero", stat.S_IFCHR)
+    files.link(CONTROL + b"percenthack", b"/dev/null")
+    files.link(CONTROL + b"localiphost", b"/dev/null")
+    files.link(CONTROL + b"badmailfrom", b"/dev/zero")
+    found = control(files)
+    assert found.names(b"percenthack") == {}
+    assert found.line(b"localiphost") == b""
+    assert found.readable(b"localiphost")
+    with pytest.raises(ControlError, match="not a regular file"):
+        found.names(b"badmailfrom")
+    assert files.opened == []
+
+
 def test_a_database_that_is_a_directory_fails_when_it_is_asked() -> None:
     """open(2) succeeds, read(2) does not."""
     files = Files()

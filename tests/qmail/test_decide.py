@@ -145,16 +145,19 @@ class TestMailboxes:
             (b"./half/", Outcome.DEFER),
             (b"./readonly/", Outcome.DEFER),
             (b"./split/", Outcome.DEFER),
+            (b"./same/", Outcome.DEFER),
             (b"./Mailbox/", Outcome.DEFER),
         ],
     )
     def test_where_a_line_delivers(self, line: bytes, expected: Outcome) -> None:
         files = alices(line + b"\n")
-        for name in (b"Maildir", b"readonly", b"split"):
+        for name in (b"Maildir", b"readonly", b"split", b"same"):
             for part in (b"/tmp", b"/new", b"/cur"):
                 files.dir(ALICE_HOME + name + part, 0o700, ALICE)
         files.change(ALICE_HOME + b"readonly/new", st_mode=stat.S_IFDIR | 0o500)
         files.change(ALICE_HOME + b"split/new", st_dev=2)
+        files.remove(ALICE_HOME + b"same/tmp")
+        files.link(ALICE_HOME + b"same/tmp", b"./new")
         files.dir(ALICE_HOME + b"half/tmp", 0o700, ALICE)
         files.dir(ALICE_HOME + b"sub", 0o700, ALICE)
         files.file(ALICE_HOME + b"theirs", b"", 0o644, BOB)
@@ -312,6 +315,32 @@ class TestForwards:
         files.file(b"/home/bob/.qmail", test.replace(b"@h", b"@example.test"), uid=BOB)
         assert outcome(files, b"list") is Outcome.FORWARD
         assert outcome(files, b"list", sender=b"") is Outcome.BOUNCE
+
+    @pytest.mark.parametrize(
+        ("host", "name", "value"),
+        [
+            (b"a.b.test", b"EXT2", b"x-y"),
+            (b"a.b.test", b"EXT3", b"y"),
+            (b"a.b.test", b"EXT4", b""),
+            (b"a.b.test", b"HOST2", b"a.b"),
+            (b"a.b.test", b"HOST3", b"a"),
+            (b"a.b.test", b"HOST4", b"a"),
+            (b"test", b"HOST2", b"test"),
+        ],
+    )
+    def test_parts_of_extension_and_host(
+        self, host: bytes, name: bytes, value: bytes
+    ) -> None:
+        """qmail-command.8; qmail-local.c."""
+        files = mail_host_files()
+        for list_file in (b"locals", b"rcpthosts"):
+            files.control(list_file, host + b"\n")
+        line = b'|[ "$%s" = "%s" ] || exit 100\n' % (name, value)
+        files.file(b"/home/alice/.qmail-default", line, uid=ALICE)
+        assert ask(files, b"alice-ext-x-y@" + host).outcome is Outcome.DELIVER
+        assert ask(files, b"alice-q-z-z-y.z@" + host).outcome is (
+            Outcome.DELIVER if name.startswith(b"HOST") else Outcome.BOUNCE
+        )
 
 
 class TestRemoteAndNobody:

@@ -17,7 +17,14 @@ from proxy.qmail.view import DirectoryView
 from proxy.qmail.walk import SUPERUSER
 from tests.support.fuzz import fuzz
 
-ENVIRONMENT = {b"EXT": b"foo", b"HOST": b"h.test", b"SENDER": b"", b"DEFAULT": b"a b"}
+ENVIRONMENT = {
+    b"EXT": b"foo",
+    b"HOST": b"h.test",
+    b"SENDER": b"",
+    b"DEFAULT": b"a b",
+    b"STAR": b"*",
+    b"SIGNS": b"';$EXT|&~#",
+}
 HOST = QmailHost(DirectoryView(b"/"))
 WALKER = HOST.walker(SUPERUSER)
 RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
@@ -38,7 +45,15 @@ RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
         (b'a "$SENDER"', [b"a", b""]),
         (b"[ a = b ]", [b"[", b"a", b"=", b"b", b"]"]),
         (b"a x=y", [b"a", b"x=y"]),
-        (b"a $EXT", None),
+        (b"a $EXT", [b"a", b"foo"]),
+        (b"a $EXT@${HOST}x", [b"a", b"foo@h.testx"]),
+        (b"a $DEFAULT", None),
+        (b"a $SENDER", None),
+        (b"a $SENDER@x", None),
+        (b"a $UNKNOWN", None),
+        (b"a $STAR", None),
+        (b"a $SIGNS", [b"a", b"';$EXT|&~#"]),
+        (b"$EXT a", [b"foo", b"a"]),
         (b'a "$UNKNOWN"', None),
         (b'a "`b`"', None),
         (b'a "\\x"', None),
@@ -70,6 +85,9 @@ def test_words(command: bytes, words: list[bytes] | None) -> None:
 @pytest.mark.parametrize(
     ("command", "found"),
     [
+        (b"", Effect(0)),
+        (b" \t", Effect(0)),
+        (b" # exit 100", Effect(0)),
         (b"exit 0", Effect(0)),
         (b"exit", Effect(0)),
         (b"exit 99", Effect(99)),
@@ -109,6 +127,8 @@ def test_words(command: bytes, words: list[bytes] | None) -> None:
         (b"preline bouncesaying no", Effect(100)),
         (b"preline -fd forward joe@x", Effect(0, (b"joe@x",))),
         (b"preline", Effect(100)),
+        (b"preline condredirect joe@x true", Effect(111)),  # it cannot rewind a pipe
+        (b"preline condredirect joe@x false", Effect(0)),
         (b"test -d /", Effect(0)),
         (b"test -f /", Effect(1)),
         (b"test ! -e /nonexistent -a -d /", Effect(0)),
@@ -137,6 +157,16 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         (b"if true; then if false; then thing; fi; fi; false", 1, []),
         (b"exit 0; thing", 0, []),
         (b"true;", 0, []),
+        (b'case "$EXT" in *oo) exit 100;; esac', 100, []),
+        (b'case "$EXT" in *x*) exit 100;; esac', 0, []),
+        (b"case $EXT in fo) exit 99;; f??) exit 100;; *) exit 111;; esac", 100, []),
+        (b"case $DEFAULT in a|'a b') forward joe@x;; esac", 0, [b"joe@x"]),
+        (b"case x$SENDER in (y) thing;; ( x ) false ;; esac;", 1, []),
+        (b"case ${HOST}'*' in h.test) thing;; h.test'*') exit 99; esac", 99, []),
+        (b"case '' in '') true && exit 100;; esac", 100, []),
+        (b"case a in b) echo ';;'; exit 0;; a) ;; esac", 0, []),
+        (b"case a in b) ;; a) true; exit 99; esac", 99, []),
+        (b"case $STAR in '*') exit 100;; *) exit 99;; esac", 100, []),
         (b"thing | exit 0", 0, []),
         (b"thing -x | bouncesaying no", 100, []),
         (b"thing | thing || exit 0", 0, []),
@@ -222,17 +252,21 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        b"",
         b"/usr/local/bin/thing",
         b"exit x",
         b"exit 1 2",
         b"exit 1000",
+        b"exit x || exit 0",
+        b"false || exit 1000 || true",
+        b"exit x; exit 0",
+        b"test -s /",  # what a directory measures is the file system's own affair
         b"bouncesaying no exit 0",  # not a program: only the shell knows it
         b"bouncesaying no grep x",
         b"bouncesaying no forward joe",
         b"condredirect joe@x forward ann",
         b"except forward joe",
         b"test -x x",
+        b"[ ! ! -f x ]",  # dash and bash differ
         b"[ a = b",
         b"[ ! = b ]",
         b"sh -c 'thing'",
@@ -270,6 +304,25 @@ def test_the_name_of_the_program(command: bytes, name: str) -> None:
         b"exec thing; exit 100",
         b"cd /x && exit 100",
         b"bouncesaying no " * 5000,
+        b"case $EXT in [f]oo) exit 100;; esac",
+        b"case $UNKNOWN in a) exit 100;; esac",
+        b'case "$UNKNOWN" in a) exit 100;; esac',
+        b"case $EXT in $EXT) exit 100;; esac",
+        b"case $EXT in a) exit 0;; *) thing;; esac",
+        b"case $EXT in a) exit 0 ;& foo) exit 100;; esac",
+        b"case $EXT in a) exit 0; foo) exit 100;; esac",
+        b"case $EXT in foo) exit 100 esac",
+        b"case $EXT in foo) exit 100;; esac && true",
+        b"case $EXT in foo) case x in x) exit 100;; esac;; esac",
+        b"case $EXT in foo) (exit 100);; esac",
+        b"case $EXT foo) exit 100;; esac",
+        b"case $EXT in foo exit 100;; esac",
+        b"case esac in esac) exit 0;; esac",
+        b"case `x` in x) exit 0;; esac",
+        b"case x in x) exit 0;;",
+        b"case x in x) exit 0;; y) ; esac",
+        b"case x in x) exit 0;; y) && true;; esac",
+        b"case x in y) ; esac",
     ],
 )
 def test_what_is_not_known(command: bytes) -> None:
@@ -294,8 +347,35 @@ def test_exit_codes(code: int, what: str) -> None:
 
 PIECES = st.sampled_from(
     [b"a", b"b=c", b" ", b"  ", b"\t", b"'", b'"', b"$EXT", b"${HOST}", b"@", b"%",
-     b"[", b"]", b"!", b"-", b"x y", b"''", b'""', b"$", b"\\", b"*", b"~", b"#", b";"]
+     b"$SIGNS", b"$STAR", b"[", b"]", b"!",
+     b"-", b"x y", b"''", b'""', b"$", b"\\", b"*", b"~", b"#", b";"]
 )  # fmt: skip
+
+
+CASE_PIECES = st.sampled_from(
+    [b"case ", b" in ", b"$EXT", b'"$EXT"', b"f", b"oo", b"*", b"?", b"'*'", b") ",
+     b"|", b"(", b"exit 7", b"exit 8", b";; ", b"; ", b"true", b" && ", b"esac", b" ",
+     b"f*) exit 9;; ", b"*) exit 10;; ", b"*o|x) exit 11;; ", b";&", b"''", b"\\"]
+)  # fmt: skip
+
+
+def test_the_shell_agrees_about_case() -> None:
+    @fuzz
+    @given(st.lists(CASE_PIECES, max_size=9).map(b"".join))
+    def agrees(text: bytes) -> None:
+        command = b"case $EXT in " + text + b" esac"
+        found = effect(command, RUN)
+        if found is None:
+            return
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            env=ENVIRONMENT,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == found.code, command
+
+    agrees()
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh"])

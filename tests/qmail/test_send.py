@@ -109,6 +109,12 @@ def test_the_percent_hack(recipient: bytes, address: bytes) -> None:
     assert routed(found, recipient) == ("remote", address)
 
 
+@pytest.mark.parametrize("percenthack", [b"", b"hack.test\n"])
+def test_an_at_sign_in_envnoathost_is_an_at_sign(percenthack: bytes) -> None:
+    found = settings(percenthack=percenthack, envnoathost=b"x@example.test")
+    assert routed(found, b"joe") == ("local", b"joe@x@example.test")
+
+
 def test_the_parts_after_and_before_the_last_at_sign() -> None:
     answer = route(settings(), b"a@b@example.test", Trail())
     assert answer.local_and_host() == (b"a@b", b"example.test")

@@ -99,6 +99,14 @@ def test_late_answers_give_the_same_transcript() -> None:
     same_as_whole(driver)
 
 
+def test_a_sender_that_is_too_long_may_be_at_our_own_address() -> None:
+    """With localiphost in its place it may be short enough (qmail-smtpd.c)."""
+    driver = MemoryDriver()
+    box = b"l" * 890
+    assert codes(driver.feed(b"MAIL FROM:<%s@[192.0.2.1]>\r\n" % box)) == [250]
+    assert codes(driver.feed(b"MAIL FROM:<%s@[192.0.2.x]>\r\n" % box)) == [555]
+
+
 def test_one_packet_is_answered_by_one_write() -> None:
     driver = MemoryDriver(by_domain)
     writes: list[bytes] = []
