@@ -301,8 +301,10 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
 
 
 def _nice(arguments: list[bytes], run: Run) -> Effect | None:
-    """nice [ -n N ] program: the program's exit code."""
+    """nice [ -n N ] program: the program's exit code; 125 without a number."""
     if arguments[:1] == [b"-n"]:
+        if not re.fullmatch(rb"[-+]?[0-9]+", b"".join(arguments[1:2])):
+            return Effect(125)
         arguments = arguments[2:]
     elif arguments and re.fullmatch(rb"-n?-?[0-9]+", arguments[0]):
         arguments = arguments[1:]

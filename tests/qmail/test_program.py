@@ -181,6 +181,7 @@ def test_what_is_known(command: bytes, found: Effect) -> None:
         (b"nice bouncesaying no", 100, []),
         (b"/usr/bin/nice -n 10 forward joe@x", 0, [b"joe@x"]),
         (b"nice -5 bouncesaying no", 100, []),
+        (b"nice -n high bouncesaying no", 125, []),
         (b"bouncesaying no >/dev/null", 100, []),
         (b"bouncesaying no > /dev/null 2>&1", 100, []),
         (b"thing 2>/dev/null || exit 0", 0, []),
