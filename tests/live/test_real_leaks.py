@@ -50,8 +50,9 @@ def host() -> Host:
         dotqmail={
             "home/alice/.qmail": "./Maildir/\n",
             "home/alice/.qmail-new": "./Maildir/\n",
-            "home/alice/.qmail-shop-default": "|case $EXT in *-old*) echo no such"
-            " customer; exit 100;; esac\n./Maildir/\n",
+            "home/alice/.qmail-shop-default": "|sh ./customers\n./Maildir/\n",
+            "home/alice/customers": "case $EXT in *-old*) echo no such customer;"
+            " exit 100;; esac\n",
             "home/bob/.qmail": "./Maildir/\n",
             "home/bob/.qmail-to": "|sh ./route\n",
             "home/bob/route": "forward gone@example.test\n",
