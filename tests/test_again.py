@@ -12,6 +12,7 @@ import pytest
 from proxy import assemble
 from proxy.again import Again
 from proxy.config import Config, ConfigError
+from proxy.config.rules import rule_module
 from proxy.engines import Engines
 from proxy.front.sockets import bind_all
 from proxy.observe.log import Logger
@@ -158,6 +159,21 @@ async def test_a_bad_line_is_told_as_ever(config: Config, tmp_path: Path) -> Non
         file.write(b"two words@example.test\n")
     engines = makes_engines()
     with pytest.raises(ConfigError, match=r"list:30001: .*more than one word"):
+        await engines.make(config, assemble.qmail_host(config))
+    await engines.close()
+
+
+async def test_a_rule_of_others_may_raise_anything(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A HUP then leaves the old one, as for every other error in a rule."""
+
+    def load(*_: object) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(rule_module("list"), "load", load)
+    engines = makes_engines()
+    with pytest.raises(ConfigError, match="cannot be made: KeyError: 'odd'"):
         await engines.make(config, assemble.qmail_host(config))
     await engines.close()
 
