@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.config import Config, ConfigError
@@ -30,7 +30,7 @@ from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
 from proxy.rules.slices import Steps, at_once
 from proxy.rules.source import Context, OnAnswer, unheard, unsaid
-from proxy.rules.trouble import RuleError
+from proxy.rules.trouble import RuleError, Trouble
 from proxy.rules.verdict import OnRuleError, Rule
 from proxy.rules.vpopmail import usable
 
@@ -140,12 +140,19 @@ def _rule(config: Config, number: int, context: Context) -> Steps[Rule]:
             rule: Rule = yield from module.load(keys, context)
         else:
             rule = module.build(keys, context)
-    except RuleError as error:
+    except Exception as error:  # others' rules raise what they like
         from proxy.check.rules import problem_of
 
-        problems = [problem_of(config, number, each) for each in error.troubles]
+        problems = [problem_of(config, number, each) for each in _troubles(error)]
         raise ConfigError(problems) from error
     return rule
+
+
+def _troubles(error: Exception) -> Sequence[Trouble]:
+    if isinstance(error, RuleError):
+        return error.troubles
+    what = f"cannot be made: {type(error).__name__}: {error}"
+    return [Trouble(what, "ask those who wrote it")]
 
 
 def hostname(config: Config, host: QmailHost) -> bytes:

@@ -120,7 +120,7 @@ class Service:
         heard = _all([self.log, self.metrics])
         self._engines = Engines(heard, self._rule_failed, self.log.notice)
         self._listening = False
-        self._started = False
+        self._started = asyncio.Event()
         self._configuration = "as at the start"
         self._configured = time.time()
 
@@ -171,7 +171,7 @@ class Service:
         if self.leaks is not None:
             self.leaks.start()
         self._sweep()
-        self._started = True
+        self._started.set()
         self._say_started()
         self._say_trouble(host)
 
@@ -249,6 +249,7 @@ class Service:
 
     async def _take_new(self) -> None:
         """Take a new configuration for new sessions, or keep the old one."""
+        await self._started.wait()  # its rules may take a while to be read
         self._tell("reloading", "")
         self._tell("reloaded", await self._reloaded())
 
@@ -310,7 +311,7 @@ class Service:
         if self.leaks is not None:
             self.leaks.close()
         self._limited.close()
-        if self._started:
+        if self._started.is_set():
             self.log.notice("info", "stopped")
         self.log.flush()
 

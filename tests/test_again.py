@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ import pytest
 from proxy import assemble
 from proxy.again import Again
 from proxy.config import Config, ConfigError
+from proxy.config.rules import rule_module
 from proxy.engines import Engines
+from proxy.front.sockets import bind_all
+from proxy.observe.log import Logger
 from proxy.rules.verdict import Question, Verdict
+from proxy.service import Service, Share
 
 
 class Work:
@@ -48,14 +54,38 @@ async def test_what_is_asked_for_meanwhile_is_done_once_more() -> None:
     await again.close()
 
 
-async def test_the_end_waits_for_no_work() -> None:
+async def test_the_end_waits_for_no_work_and_nobody_begins_another() -> None:
     work = Work()
     again = Again(work)
+    again.ask()
+    await turns()
+    again.ask()
     await again.close()
     again.ask()
     await turns()
     await again.close()
     assert (work.begun, work.done) == (1, 0)
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_what_is_asked_for_at_the_very_end_is_done(good: bool) -> None:
+    """A signal's handler may be run between the last step and what follows it."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, __: None)
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(len(begun))
+        if len(begun) == 1:
+            loop.call_soon(again.ask)
+            if not good:
+                raise ValueError
+
+    again = Again(work)
+    again.ask()
+    await turns()
+    assert begun == [0, 1]
+    await again.close()
 
 
 async def test_what_goes_wrong_is_told_and_the_next_is_done() -> None:
@@ -131,3 +161,39 @@ async def test_a_bad_line_is_told_as_ever(config: Config, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"list:30001: .*more than one word"):
         await engines.make(config, assemble.qmail_host(config))
     await engines.close()
+
+
+async def test_a_rule_of_others_may_raise_anything(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A HUP then leaves the old one, as for every other error in a rule."""
+
+    def load(*_: object) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(rule_module("list"), "load", load)
+    engines = makes_engines()
+    with pytest.raises(ConfigError, match="cannot be made: KeyError: 'odd'"):
+        await engines.make(config, assemble.qmail_host(config))
+    await engines.close()
+
+
+async def test_hup_counts_while_the_rules_of_the_start_are_read(config: Config) -> None:
+    """And nobody is told that mail is taken before it is."""
+    told: list[str] = []
+    log = Logger(io.BytesIO())
+    sockets = bind_all(["127.0.0.1:0"], log.notice)
+    share = Share(sockets, tell=lambda what, _: told.append(what))
+    service = Service(config, log, lambda: config, share)
+    running = asyncio.ensure_future(service.run())
+    await turns(2)
+    assert not told
+    assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+    signal.raise_signal(signal.SIGHUP)
+    async with asyncio.timeout(60):
+        while "reloaded" not in told:
+            await asyncio.sleep(0)
+    service.stop()
+    assert await running == 0
+    told = [what for what in told if what != "alive"]
+    assert told == ["ready", "reloading", "reloaded", "stopping"]

@@ -51,13 +51,6 @@ class Offers:
             self._due = backend.now() + RETRY_SECONDS
             self._question = Question(backend, self._greeted, self._not_greeted)
 
-    def ask_again(self) -> None:
-        """Another configuration: ask at once."""
-        self.close()
-        self._said = None
-        self._due = 0.0
-        self.tick()
-
     def close(self) -> None:
         """Ask no more."""
         self._due = float("inf")

@@ -29,7 +29,7 @@ def client_of(session: Session) -> Client:
 
 
 def facts_of(session: Session) -> Facts:
-    """What rules may want to know at RCPT."""
+    """What rules may want to know, at RCPT and beyond."""
     ends = session._ends or _socket_ends(session._socket)
     dialogue = session._dialogue
     transaction = dialogue.transaction

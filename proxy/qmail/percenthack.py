@@ -4,7 +4,7 @@ Knows: that qmail-smtpd looks at the domain before the percent hack and
 qmail-send at the one after it, so that user%any.where@domain is relayed for
 anybody where ``domain`` is in percenthack and in rcpthosts.  Knows not: whether
 that is wanted (``relay.allow_percenthack``).  Called by the rule ``qmail``, and
-by ``assemble`` for a warning.  Source: qmail-smtpd.c, qmail-send.8.
+by ``obstacles`` for a warning.  Source: qmail-smtpd.c, qmail-send.8.
 """
 
 from __future__ import annotations

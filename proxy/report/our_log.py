@@ -1,6 +1,6 @@
 """Our own log: recipients, messages and the other lines, as rows.
 
-Knows: the lines that ``observe/lines.py`` writes, in all three forms, with or
+Knows: the lines that ``observe/lines.py`` writes, in all forms, with or
 without the time that multilog, svlogd, syslog or journald puts in front.  Knows
 not: files, what is counted.  No I/O.  Called by the report.
 

@@ -37,6 +37,7 @@ _FORMATS: dict[str, cdbformats.Format] = {
     "goodrcptto": cdbformats.goodrcptto,
 }
 _WITH_TEXT = ("validrcptto-sagredo", "goodrcptto")
+_BEHIND = "not yet: the text file is being read anew"
 
 
 class Settings(SourceKeys):
@@ -153,7 +154,7 @@ class CdbSource(BaseSource):
 
         finding = self._format(get, question.mailbox.lower())
         if finding.says is not Says.FOUND and self._text and self._text.behind:
-            return Finding(Says.DEFER, "not yet: the text file is being read anew")
+            return Finding(Says.DEFER, _BEHIND)
         return finding
 
     async def close(self) -> None:
@@ -187,7 +188,10 @@ class RecipientsSource(BaseSource):
             self._lines = lines
             for path in self._cdbs.keys() - set(lines.paths()):
                 self._cdbs.pop(path).close()
-        return lines.find(self._look, question.mailbox.lower())
+        finding = lines.find(self._look, question.mailbox.lower())
+        if finding.says is not Says.FOUND and self._file.behind:
+            return Finding(Says.DEFER, _BEHIND)
+        return finding
 
     def _look(self, path: bytes, key: bytes) -> bytes | None:
         cdb = self._cdbs.get(path)

@@ -293,8 +293,10 @@ def database_url(
 def _with_driver(url: str | URL) -> tuple[URL, Driver]:
     try:
         made = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # that of a port quotes it
         raise ValueError("not the URL of a database") from None
+    if "@" in (made.host or ""):  # the end of a password, which would be shown
+        raise ValueError("has an @ too many: that of a password is written %40")
     kind = made.get_backend_name()
     if kind not in DRIVERS:
         raise ValueError(f"a database of kind {kind!r} cannot be asked")

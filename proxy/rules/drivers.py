@@ -74,7 +74,9 @@ async def _run_asyncmy(
 
 
 def _answered_asyncmy(connection: Any, error: Exception) -> bool:
-    if isinstance(error, UnicodeError):  # the key is none in the connection's charset
+    # The key is none in the connection's charset, and was not sent.  But what cannot
+    # be decoded is in the middle of an answer.
+    if isinstance(error, UnicodeEncodeError):
         return True
     number = error.args[0] if error.args else None
     return isinstance(number, int) and number not in _CLIENT and number not in _ENDS

@@ -113,7 +113,7 @@ class ListSource(BaseSource):
         if settings.file is not None:
             self._file = named_file(settings, context)
         # What is not in an allow-list is refused, here or by what comes next.
-        self._patient = settings.found == "accept"
+        self._patient = settings.found in ("accept", "pass")
 
     def load(self) -> Steps[None]:
         """Read the file; raises :class:`RuleError` where it cannot be used."""
@@ -130,14 +130,17 @@ class ListSource(BaseSource):
             lists.insert(0, self._file.look())
         for each in lists:
             if found := each.exception(mailbox):
-                return Finding(Says.MISSING, f"an exception: {self._shown(found)}")
+                return self._missing(f"an exception: {self._shown(found)}")
         for each in lists:
             if found := each.find(mailbox):
                 return Finding(Says.FOUND, self._shown(found))
+        return self._missing("not in the list")
+
+    def _missing(self, note: str) -> Finding:
         if self._patient and self._file is not None and self._file.behind:
             # A mailbox made just now may be in it.
             return Finding(Says.DEFER, "not yet: the file is being read anew")
-        return Finding(Says.MISSING, "not in the list")
+        return Finding(Says.MISSING, note)
 
     async def close(self) -> None:
         if self._file is not None:

@@ -55,6 +55,7 @@ _ADDRESS = {MAIL: b"SMTPMAILFROM", RCPT: b"SMTPRCPTTO"}
 _STORED_FOR = {b"M": "MAIL", b"R": "RCPT", b"D": "DATA"}
 _CANNOT_EXECUTE = 120  # qmail-spp.c, after execv()
 _TOLD_MAX = 100
+_AUTHENTICATED = (b"SMTPAUTHMETHOD", b"SMTPAUTHUSER")
 
 
 class Settings(RemoteKeys):
@@ -84,6 +85,7 @@ class _Session:
     """What qmail-smtpd would know of a session besides what it was told."""
 
     environment: Environment
+    ours: set[bytes] = field(default_factory=set)
     off: bool = False
     connected: bool = False
     helo: bytes = b""
@@ -94,6 +96,18 @@ class _Session:
     stored: dict[bytes, list[bytes]] = field(default_factory=dict)
     header: list[bytes] = field(default_factory=list)
     printed: list[bytes] = field(default_factory=list)
+
+    def know(self, name: bytes, value: bytes) -> None:
+        """What is so of the client now."""
+        self.environment[name] = value
+        self.ours.add(name)
+
+    def forget(self, *names: bytes) -> None:
+        """What is not so any more, after STARTTLS (RFC 3207 §4.2) or a refused AUTH;
+        what plugins alone have set stays."""
+        for name in self.ours.intersection(names):
+            self.ours.discard(name)
+            self.environment.pop(name, None)
 
     def follow(self, facts: Facts) -> None:
         """RSET, and a message that has begun, clear what plugins have left behind;
@@ -175,10 +189,8 @@ class QmailSpp(BaseSource):
             return Stage()
         await self._greet(session, plugins, facts)
         session.follow(facts)
-        session.environment |= {
-            b"SMTPAUTHMETHOD": mechanism.lower(),
-            b"SMTPAUTHUSER": fit("user name", user),
-        }
+        session.know(b"SMTPAUTHMETHOD", mechanism.lower())
+        session.know(b"SMTPAUTHUSER", fit("user name", user))
         if not (session.refusals or session.off):
             await self._section(session, plugins, AUTH)
         finding = next(iter(session.refusals.values()), None)
@@ -203,9 +215,13 @@ class QmailSpp(BaseSource):
         if not session.off and b"NOSPP" in session.environment:
             session.off = True
         if question.relayclient is not None:
-            session.environment[b"RELAYCLIENT"] = question.relayclient
+            session.know(b"RELAYCLIENT", question.relayclient)
+        else:
+            session.forget(b"RELAYCLIENT")
         if facts.user:
-            session.environment[b"SMTPAUTHUSER"] = facts.user
+            session.know(b"SMTPAUTHUSER", facts.user)
+        else:
+            session.forget(*_AUTHENTICATED)
         return session.off
 
     def _plugins(self, session: _Session, question: Question) -> Sections:

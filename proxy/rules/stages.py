@@ -81,10 +81,10 @@ class Stages:
             try:
                 async with asyncio.timeout(self._limit):
                     said = await ask(rule)
+                header += said.header
             except Exception as error:  # a rule must not end the service
                 self._on_error(rule.name, error)
                 said = Stage(replies.INTERNAL, f"rule {rule.name} failed: {error}")
-            header += said.header
             if said.refusal is None:
                 continue
             if self._observe:

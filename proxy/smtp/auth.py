@@ -203,7 +203,7 @@ def answered(dialogue: Dialogue, reply: Reply) -> None:
         outcome = "deferred" if reply.temporary else "refused"
         exchange.failures += reply.permanent
     dialogue._driver.auth_ended(mechanism, outcome, reply, user)
-    if reply.last:  # a rule's
+    if reply.code == 421 or reply.last:  # a rule's
         dialogue._close("rule")
 
 

@@ -19,7 +19,7 @@ class Reply:
     """A reply: ``code`` 200 to 599 and at least one line of text.
 
     ``wire`` is the whole reply as it is sent, ``text`` its first line as in
-    ``550 5.1.1 ...``, for logs and ``explain``.  Equal when ``wire`` is equal.
+    ``550 5.1.1 ...``, for logs and ``explain``.  Equal when ``wire`` and ``last`` are.
     """
 
     __slots__ = ("code", "lines", "text", "wire")
@@ -55,7 +55,11 @@ class Reply:
         return 500 <= self.code < 600
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reply) and other.wire == self.wire
+        return (
+            isinstance(other, Reply)
+            and other.wire == self.wire
+            and other.last == self.last
+        )
 
     def __hash__(self) -> int:
         return hash(self.wire)

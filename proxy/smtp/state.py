@@ -6,7 +6,8 @@ What each state has promised::
 
     COMMAND    nothing beyond the replies already given
     DECIDING   a recipient's verdict is awaited; later input is held
-    ASKING     the backend's word is awaited; later input is held
+    ASKING     the backend's word, or a rule's on DATA or AUTH, is awaited; later
+               input is held
     AUTH       the client's next line of an AUTH exchange is awaited
     MESSAGE    354 was said, with the backend's 354 behind it
     REFUSED    the message is read to its end, then refused; the backend has

@@ -273,7 +273,11 @@ async def test_auth_is_heard_by_plugins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("says", "code", "outcome"),
-    [("E535 not you", 535, "refused"), ("R554 no", 554, "refused")],
+    [
+        ("E535 not you", 535, "refused"),
+        ("R554 no", 554, "refused"),
+        ("D", 421, "deferred"),
+    ],
 )
 async def test_whom_a_plugin_refuses_after_auth_is_nobody(
     tmp_path: Path, says: str, code: int, outcome: str
@@ -285,7 +289,7 @@ async def test_whom_a_plugin_refuses_after_auth_is_nobody(
         assert int((await client.command(GOOD))[:3]) == code
         ended = [e for e in front.events if isinstance(e, AuthEnded)]
         assert [(e.outcome, e.code, e.user) for e in ended] == [(outcome, code, b"")]
-        if says[0] == "R":
+        if says[0] in "RD":
             assert await client.rest() == b""
             return
         before = front.fake.connections

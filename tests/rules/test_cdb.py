@@ -14,7 +14,7 @@ from proxy.qmail.view import DirectoryView
 from proxy.rules import cdb as cdb_rule
 from proxy.rules.source import Context
 from proxy.rules.trouble import RuleError
-from tests.rules.filehost import FileHost, said, verdict
+from tests.rules.filehost import FileHost, said, until_read, verdict
 from tests.support.cdbmake import make_cdb
 
 CDB, TEXT = "/etc/cdb", "/etc/text"
@@ -160,6 +160,17 @@ class TestRecipients:
         host.write("/etc/recipients", b"b.test:/etc/b.cdb\n")
         assert said(rule, b"bob@a.test") == "reject"
         assert said(rule, b"al@b.test") == "accept"
+
+    async def test_nobody_is_refused_while_a_large_file_is_read(self) -> None:
+        """The new one may have a line for the domain."""
+        long = b"# nobody\n" * 20_000
+        host = self.host(long + b"@a.test:users/a.cdb\n")
+        rule = host.rule("cdb", format="recipients", file="/etc/recipients")
+        host.write("/etc/recipients", long + b"b.test:/etc/b.cdb\n")
+        assert said(rule, b"bob@a.test") == "accept"
+        assert said(rule, b"al@b.test") == "defer"
+        await until_read(rule, b"al@b.test", "accept")
+        assert said(rule, b"bob@a.test") == "reject"
 
 
 class TestTrouble:

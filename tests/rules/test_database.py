@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import URL
 
 from proxy.rules.database import Database, DatabaseLimits, NoSuchTable
+from proxy.rules.drivers import DRIVERS
 from proxy.rules.source import SourceDown
 from tests.support.mariadb import MariaDB
 from tests.support.postgres import NAME, PASSWORD, USER, Postgres
@@ -177,6 +178,13 @@ async def test_a_connection_in_doubt_is_never_asked_again(server: Server) -> Non
     await database.close()
 
 
+def test_half_an_answer_leaves_a_connection_in_doubt() -> None:
+    """What follows the text that cannot be decoded is still to come on it."""
+    answered = DRIVERS["mysql"].answered
+    assert answered(None, UnicodeEncodeError("latin-1", "\u2028", 0, 1, "no"))
+    assert not answered(None, UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"))
+
+
 async def test_a_connection_that_was_killed_costs_nobody_an_answer(
     server: Server,
 ) -> None:
@@ -213,9 +221,19 @@ async def test_a_wrong_password_is_no_answer_and_not_told(pg: Postgres) -> None:
     await database.close()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "oracle://u:pass-word@h/d", "http://h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "oracle://u:pass-word@h/d",
+        "http://h",
+        "mysql://u:p@pass-word@h/d",
+        "mysql://u:p@ss:pass-word@h/d",
+        "mysql://u@h:pass-word/d",
+    ],
+)
 def test_what_is_no_database_is_refused_without_its_text(url: str) -> None:
-    with pytest.raises(ValueError, match="database") as raised:
+    with pytest.raises(ValueError, match=r"database|%40") as raised:
         Database(url)
     assert "pass-word" not in str(raised.value)
 

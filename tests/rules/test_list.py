@@ -330,6 +330,20 @@ class TestChange:
         assert said(rule, b"user99999@x.test") == "accept"
         await rule.close()
 
+    @pytest.mark.parametrize("found", ["accept", "pass"])
+    async def test_nobody_is_refused_while_a_large_file_is_read(
+        self, found: str
+    ) -> None:
+        """Neither who is not in it yet, nor who is an exception no more."""
+        long = b"# nobody\n" * AT_ONCE
+        host = FileHost(list=long + b"@x.test\n!eve@x.test\n")
+        rule = host.rule("list", file=PATH, found=found, missing="reject")
+        assert said(rule, b"eve@x.test") == "reject"
+        host.write(PATH, long + b"@x.test\nbob@y.test\n")
+        assert said(rule, b"bob@y.test") == said(rule, b"eve@x.test") == "defer"
+        await until_read(rule, b"eve@x.test", found)
+        assert said(rule, b"bob@y.test") == found
+
     async def test_closed_while_it_is_read(self) -> None:
         host = FileHost(list=b"bob@x.test\n")
         rule = host.rule("list", file=PATH, guard=0)

@@ -251,6 +251,19 @@ class TestSpp:
         names = [line.rsplit("/")[-1] for line in ran]
         assert names == ["connection", "helo", "mail", "mail"]
 
+    async def test_what_was_in_the_clear_is_forgotten(self, tmp_path: Path) -> None:
+        """RFC 3207 section 4.2: after STARTTLS the client is nobody again; but what
+        plugins have set stays."""
+        it = self.it(
+            tmp_path,
+            connection="echo SOWN=1",
+            rcpt='echo "E550 <${RELAYCLIENT-none}> ${SMTPAUTHUSER-none} $OWN"',
+        )
+        kept: dict[object, object] = {}
+        known = Facts(session=kept, user=b"alice")
+        assert await it.reply(facts=known, relayclient=b"") == "550 <> alice 1"
+        assert await it.reply(facts=Facts(session=kept)) == "550 <none> none 1"
+
     async def test_what_is_stored_lasts_until_rset(self, tmp_path: Path) -> None:
         """MAIL and HELO clear nothing (qmail-spp.c, spp_rset())."""
         stored = 'case $SMTPRCPTTO in s*) printf "LR450-one\\nLR450 two\\n";; esac'

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.smtp.reply import BadReply, Reply, ReplyReader
+from proxy.smtp.reply import BadReply, LastReply, Reply, ReplyReader
 from tests.support.fuzz import fuzz
 
 LINE = re.compile(rb"[2-5][0-9][0-9][ -][ -~]{0,506}")
@@ -53,6 +53,12 @@ def test_round_trip_however_it_is_cut(replies: list[Reply], cuts: list[int]) -> 
     chunks = [wire[a:b] for a, b in itertools.pairwise(edges)]
     assert read(*chunks) == (replies, "")
     assert read(*(wire[at : at + 1] for at in range(len(wire)))) == (replies, "")
+
+
+def test_one_that_closes_the_connection_is_another_one() -> None:
+    """Else what is remembered of one would do for the other."""
+    assert LastReply(554, b"no") == LastReply(554, b"no")
+    assert LastReply(554, b"no") != Reply(554, b"no")
 
 
 def test_the_end_of_a_reply_means_nothing_by_itself() -> None:
