@@ -82,6 +82,8 @@ class Stages:
                 async with asyncio.timeout(self._limit):
                     said = await ask(rule)
                 header += said.header
+                if said.refusal is not None and said.refusal.code < 400:
+                    raise ValueError(f"{said.refusal.text!r} is no refusal")
             except Exception as error:  # a rule must not end the service
                 self._on_error(rule.name, error)
                 said = Stage(replies.INTERNAL, f"rule {rule.name} failed: {error}")

@@ -7,6 +7,7 @@ from typing import Any
 from proxy.rules.stages import Stage, Stages
 from proxy.rules.verdict import Question
 from proxy.smtp import replies
+from proxy.smtp.reply import Reply
 
 
 class Scripted:
@@ -46,7 +47,8 @@ async def test_headers_are_added_up_and_the_first_refusal_counts() -> None:
 
 async def test_a_rule_that_fails_or_says_nonsense_is_a_deferral() -> None:
     """Whatever it is, the client gets an answer."""
-    for odd in (ValueError("odd"), None, "250 ok"):
+    odds = (ValueError("odd"), None, "250 ok", Stage(Reply(354, b"go on")))
+    for odd in odds:
         stage, errors = await said(odd)
         assert (stage.refusal, errors) == (replies.INTERNAL, ["scripted"])
         stage, errors = await said(odd, observe=True)
