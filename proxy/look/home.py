@@ -7,7 +7,7 @@ listens (``smtpd``).  Called by ``host``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from proxy.look.script import commands, line_with
@@ -80,8 +80,18 @@ def default_delivery(tree: Tree, scripts: Iterable[str]) -> Delivery | None:
         for command in commands(tree, path):
             at = command.at("qmail-start")
             if 0 <= at < len(command.words) - 1:
-                text = command.words[at + 1]
                 line = line_with(tree, command, "qmail-start")
-                detail = text.replace("\n", "\\n")
-                return Delivery(text, Found("qmail-start", path, line, detail))
+                return _delivery("qmail-start", command.words[at + 1], path, line)
     return None
+
+
+def given_delivery(words: Sequence[str], path: str) -> Delivery | None:
+    """The same by the ``words`` of a process in ``path``: qmail-start hands it on to
+    qmail-lspawn (qmail-lspawn.8)."""
+    if len(words) == 2 and os.path.basename(words[0]) == "qmail-lspawn":
+        return _delivery("qmail-lspawn", words[1], path, 0)
+    return None
+
+
+def _delivery(program: str, text: str, path: str, line: int) -> Delivery:
+    return Delivery(text, Found(program, path, line, text.replace("\n", "\\n")))

@@ -15,6 +15,7 @@ from proxy.look.domains import Domains
 from proxy.look.environment import environment
 from proxy.look.home import Delivery, Home
 from proxy.look.recipients import Proposal
+from proxy.look.script import Command
 from proxy.look.smtpd import Smtpd
 from proxy.look.sockets import Listener
 from proxy.look.tree import Found, Tree, Unseen
@@ -58,6 +59,11 @@ class Host:
         """Where qmail-smtpd is started for port 25."""
         return [each for each in self.smtpd if each.number == 25]
 
+    @property
+    def behind(self) -> Smtpd | None:
+        """Where qmail-smtpd stands behind a front door already."""
+        return next((each for each in self.smtpd if each.behind), None)
+
     def has(self, patch: str) -> Found | None:
         """A patch, and where it was seen."""
         return next((each for each in self.patches if each.what == patch), None)
@@ -71,7 +77,7 @@ def look(root: str = "/", proc: str = "/proc") -> Host:
     seen.home = home.find_home(tree, running)
     if seen.home is not None:
         seen.found.append(Found("qmail", seen.home.path, 0, seen.home.why))
-        _qmail(tree, seen, seen.home.path)
+        _qmail(tree, seen, seen.home.path, proc)
     if seen.live:
         _live(seen, proc)
     passwd = Table(tree.content("/etc/passwd", 64 << 20) or b"")
@@ -80,7 +86,7 @@ def look(root: str = "/", proc: str = "/proc") -> Host:
     return seen
 
 
-def _qmail(tree: Tree, seen: Host, path: str) -> None:
+def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
     control = f"{path}/control"
     seen.found += home.control_files(tree, path)
     seen.hostname = tree.line(f"{control}/me")
@@ -92,6 +98,8 @@ def _qmail(tree: Tree, seen: Host, path: str) -> None:
     if seen.delivery is not None:
         seen.found.append(seen.delivery.found)
     seen.smtpd = smtpd.find(tree, scripts)
+    if seen.live:
+        _running(seen, proc)
     for each in seen.smtpd:
         what = f"qmail-smtpd by {each.kind}"
         seen.found.append(Found(what, each.path, each.line, each.words))
@@ -110,6 +118,23 @@ def _qmail(tree: Tree, seen: Host, path: str) -> None:
     seen.log = logs.find_log(tree, scripts)
     if seen.log is not None:
         seen.found.append(seen.log)
+
+
+def _running(seen: Host, proc: str) -> None:
+    """What runs counts, and what nobody's script tells: started by hand, or by a
+    supervisor that is not known here."""
+    known = {(each.host, each.number) for each in seen.smtpd}
+    for pid in sockets.processes(proc):
+        words, path = sockets.words(pid, proc), f"{proc}/{pid}/cmdline"
+        each = smtpd.listener(Command(path, 0, tuple(words)))
+        if each is not None and (each.host, each.number) not in known:
+            known.add((each.host, each.number))
+            seen.smtpd.append(each)
+        delivery = home.given_delivery(words, path)
+        told = seen.delivery.text if seen.delivery else None
+        if delivery is not None and delivery.text != told:
+            seen.delivery = delivery
+            seen.found.append(delivery.found)
 
 
 def _certificate(tree: Tree, seen: Host, variables: Mapping[str, Found]) -> None:
@@ -158,5 +183,8 @@ def _live(seen: Host, proc: str) -> None:
     for each in seen.listening or ():
         detail = f"{each.who} listens on {each.address}"
         seen.found.append(Found("port 25", f"{proc}/net/tcp", 0, detail))
+    if seen.behind is not None:
+        seen.backend_port = seen.behind.number
+        return
     while sockets.listeners(seen.backend_port, proc):
         seen.backend_port += 1

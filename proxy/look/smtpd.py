@@ -32,6 +32,7 @@ _WITH_ARGUMENT = {
     "tcpsvd": "lucCbixt",
     "sslserver": "cxgubBltnwTIVy",
 }
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORTS = {"smtp": 25, "smtps": 465, "submissions": 465, "submission": 587}
 
 
@@ -68,6 +69,12 @@ class Smtpd:
         """The names of the command's words that are programs, by their looks."""
         names = [os.path.basename(word) for word in self.command]
         return tuple(name for name in names if name and not name.startswith("-"))
+
+    @property
+    def behind(self) -> bool:
+        """Whether only this machine reaches it, on a port of no service: where
+        qmail-smtpd stands behind a front door."""
+        return self.host in _LOOPBACK and self.number not in (0, *_PORTS.values())
 
     @property
     def words(self) -> str:
@@ -124,12 +131,14 @@ def find(tree: Tree, among: list[str]) -> list[Smtpd]:
 
 def _in_script(tree: Tree, path: str) -> Iterator[Smtpd]:
     for command in commands(tree, path):
-        smtpd = _listener(tree, command)
+        smtpd = listener(command, tree)
         if smtpd is not None:
             yield smtpd
 
 
-def _listener(tree: Tree, command: Command) -> Smtpd | None:
+def listener(command: Command, tree: Tree | None = None) -> Smtpd | None:
+    """What ``command`` listens with for qmail-smtpd, ``None`` if it does not; its
+    script is in ``tree``, if it is of one."""
     for kind, with_argument in _WITH_ARGUMENT.items():
         at = command.at(kind)
         if at < 0:
@@ -142,9 +151,8 @@ def _listener(tree: Tree, command: Command) -> Smtpd | None:
             i for i, word in enumerate(program) if re.match(r"[0-9]*[<>]|[|;&]", word)
         ]
         run = tuple(program[: ends[0] if ends else None])
-        smtpd = Smtpd(
-            kind, command.path, line_with(tree, command, kind), host, port, run, options
-        )
+        line = line_with(tree, command, kind) if tree else 0
+        smtpd = Smtpd(kind, command.path, line, host, port, run, options)
         return smtpd if _is_smtpd(smtpd) else None
     return None
 
@@ -238,7 +246,7 @@ def _in_unit(tree: Tree, directory: str, stem: str) -> Iterator[Smtpd]:
         if not line.startswith("ExecStart="):
             continue
         words = tuple(_words(line.partition("=")[2].lstrip("-@:+!")))
-        started = _listener(tree, Command(path, number, words))
+        started = listener(Command(path, number, words), tree)
         if started is not None:
             yield started
         elif any("qmail-smtpd" in word for word in words):

@@ -205,6 +205,11 @@ def _backend(paper: Paper, host: Host) -> None:
         " the front door."
     )
     port = host.backend_port
+    if host.behind is not None:
+        there = host.behind
+        paper.say(
+            f"found {there.place}: {there.kind} {there.host} {there.port} already"
+        )
     for smtpd in host.front:
         paper.say(f"in {smtpd.place}: {_move(smtpd, port)}")
     paper.key("address", f"127.0.0.1:{port}")

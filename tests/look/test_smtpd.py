@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.look.home import default_delivery
+from proxy.look.home import Delivery, default_delivery
+from proxy.look.host import Host, _running
 from proxy.look.script import commands
 from proxy.look.smtpd import Smtpd, find, scripts
-from proxy.look.tree import Tree
+from proxy.look.tree import Found, Tree
 from tests.support.small_host import write
 
 
@@ -136,3 +137,27 @@ def test_links_stay_below_the_root(tmp_path: Path) -> None:
     tree = Tree(str(root))
     assert tree.text("/etc/out") is None
     assert tree.text("/etc/in") == "inside\n"
+
+
+def test_what_runs_counts(tmp_path: Path) -> None:
+    """Started by hand, or by who knows whom: the processes tell."""
+    processes = {
+        1: ("init",),
+        7: ("tcpserver", "-R", "-l", "0", "127.0.0.1", "2525", "/b/qmail-smtpd"),
+        8: ("tcpserver", "0", "110", "qmail-popup", "mx"),
+        9: ("qmail-lspawn", "./Mail dir/"),
+        10: ("tcpserver", "-R", "-l", "0", "127.0.0.1", "2525", "/b/qmail-smtpd"),
+    }
+    for pid, words in processes.items():
+        write(tmp_path / f"{pid}/cmdline", "".join(f"{word}\0" for word in words))
+    seen = Host("/", delivery=Delivery("./Mailbox", Found("qmail-start", "/rc", 3)))
+    _running(seen, str(tmp_path))
+    (smtpd,) = seen.smtpd
+    assert (smtpd.host, smtpd.number, smtpd.behind) == ("127.0.0.1", 2525, True)
+    assert seen.behind is smtpd
+    assert not seen.front
+    assert seen.delivery is not None
+    assert seen.delivery.text == "./Mail dir/"
+    assert seen.delivery.found.place == f"{tmp_path}/9/cmdline"
+    _running(seen, str(tmp_path))  # nothing that is known is found again
+    assert len(seen.smtpd) == len(seen.found) == 1
