@@ -23,11 +23,13 @@ MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 READ = "0" * 15 + "4"
 NONE = "0" * 16
 
-# Homes that only their owners may search, as on a real host.
+# Homes that only their owners may search, as on a real host.  The machine may have
+# a qmail, and the users: what is made here is made in its copy.
 HOST = """
-useradd --system --no-create-home --shell /usr/sbin/nologin backstop
+id -u backstop || useradd --system --no-create-home --shell /usr/sbin/nologin backstop
+rm -rf /var/qmail
 mkdir -p /var/qmail/control /var/qmail/alias
-useradd -d /var/qmail/alias alias
+id -u alias || useradd -d /var/qmail/alias alias
 chown alias /var/qmail/alias
 echo mx.example.test >/var/qmail/control/me
 echo example.test >/var/qmail/control/rcpthosts
