@@ -40,7 +40,7 @@ from proxy.process.notify import Tell
 from proxy.process.workers import Board
 from proxy.qmail.host import QmailHost
 from proxy.rules.engine import Engine
-from proxy.showing import Showing
+from proxy.showing import Showing, status_info
 from proxy.watch import Watch
 
 _SWEEP_SECONDS = 1.0
@@ -374,20 +374,9 @@ class Service:
         return self.door.engine
 
     def _info(self) -> StatusInfo:
-        watch = self.watch
-        first, *more = watch.states() if watch else (("", "not asked yet"),)
-        return StatusInfo(
-            version=__version__,
-            mode=self.config.mode,
-            addresses=tuple(self.addresses),
-            backend=first[0],
-            backend_state=first[1],
-            configuration=self._configuration,
-            relaying=watch.relaying if watch else "not asked",
-            warning=watch.warning if watch else "",
-            more_backends=tuple(more),
-            configured=self._configured,
-        )
+        assert self.watch is not None  # it was made before the page
+        state = self._configuration, self._configured
+        return status_info(self.config.mode, self.addresses, state, self.watch)
 
     def _door_settings(
         self, config: Config, host: QmailHost, tls: ServerTls | None

@@ -1,7 +1,8 @@
 """What the status page shows of a running service, put together of all its workers.
 
 Knows: the metrics, refusals and history of this process and the others', the rules
-that are in force.  Knows not: HTTP and HTML (:mod:`proxy.observe`).  Made by
+that are in force, the backends in words.  Knows not: HTTP and HTML
+(:mod:`proxy.observe`).  Made by
 ``service``.
 """
 
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from proxy import __version__
 from proxy.config import Config
 from proxy.config.values import is_loopback
 from proxy.observe.history import History, Numbers
@@ -23,6 +25,7 @@ from proxy.observe.recent import Recent, Seen, together
 from proxy.observe.status import Access, StatusServer
 from proxy.rules.engine import Engine
 from proxy.rules.verdict import ANYBODY, Question, Verdict
+from proxy.watch import Watch
 
 Others = Callable[[], Sequence[Mapping[str, Any]]]
 """The snapshots of the other workers."""
@@ -122,6 +125,27 @@ class Showing:
             self.recent.seen(),
             [other["seen"] for other in self._others() if "seen" in other],
         )
+
+
+def status_info(
+    mode: str, addresses: Sequence[str], configuration: tuple[str, float], watch: Watch
+) -> StatusInfo:
+    """What the service says of itself; ``configuration``: what became of it, and when
+    (seconds since the epoch)."""
+    first, *more = watch.states()
+    what, when = configuration
+    return StatusInfo(
+        version=__version__,
+        mode=mode,
+        addresses=tuple(addresses),
+        backend=first[0],
+        backend_state=first[1],
+        configuration=what,
+        relaying=watch.relaying,
+        warning=watch.warning,
+        more_backends=tuple(more),
+        configured=when,
+    )
 
 
 def access(config: Config, sock: socket.socket) -> Access:
