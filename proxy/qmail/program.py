@@ -10,9 +10,11 @@ bouncesaying.1, except.1, condredirect.1, forward.1.
 from __future__ import annotations
 
 import re
+import stat as stat_bits
 from typing import NamedTuple
 
 from proxy.qmail.effect import Effect, Run, options
+from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.filetest import condition
 from proxy.qmail.known import PROGRAMS
 from proxy.qmail.shell import (
@@ -33,6 +35,9 @@ _QMAIL_BIN = b"bin/"
 _WORDS_MAX = 200
 _DEPTH_MAX = 5
 _ENDINGS_MAX = 64
+# Success, and no copy of the mail is anywhere for it.
+_OVER = Effect(0, passes=True)
+
 _SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|test|\[|sh|nice)")
 
 
@@ -46,7 +51,7 @@ def effect(command: bytes, run: Run) -> Effect | None:
         return None
     run = run._replace(depth=run.depth + 1)
     if command.lstrip(b" \t")[:1] in (b"", b"#"):  # nothing to do is success
-        return Effect(0)
+        return _OVER
     if is_case(command):
         branch = chosen(command, run.environment)
         if branch is None:
@@ -61,22 +66,43 @@ def effect(command: bytes, run: Run) -> Effect | None:
 
 
 def name_of(command: bytes) -> str:
-    """The program of a line, for people: its name without the directory.
+    """The program of a line that decides, for people: its name without the directory.
 
     Of several, the first that is not merely in front of another.
     """
-    for word in _WORD.findall(_CONDITION.sub(b"", command)):
-        name = word.rpartition(b"/")[2]
-        if name and name not in _IN_FRONT and not name.startswith(b"-"):
-            return str(name.decode("latin-1"))
-    return command.decode("latin-1")
+    rest = _CONDITION.sub(b"", command)
+    name = _first_name(rest) or _first_name(command) or command
+    return name.decode("latin-1")
+
+
+def _first_name(command: bytes) -> bytes:
+    in_front = b""
+    left_out = 0
+    for token in _TOKEN.findall(command):
+        if token[:1] in b";&|()":
+            left_out = 0
+        elif left_out:
+            left_out -= 1
+        else:
+            first = _QUOTES.sub(b"", token).split(None, 1)[:1]
+            name = b"".join(first).rpartition(b"/")[2]
+            if name in _WITH_TEXT:
+                in_front, left_out = in_front or name, 1
+            elif name in _NOT_IT:
+                left_out = _WORDS_MAX
+            elif name not in _IN_FRONT and not _ARGUMENT.match(token):
+                return bytes(name)
+    return in_front
 
 
 _CONDITION = re.compile(rb"^\s*if\s.*?\bthen\b")
-_WORD = re.compile(rb"[^\s;&|'\"()]+")
+_TOKEN = re.compile(rb"[;&|()]+|(?:[^\s;&|()'\"\\]|\\.|'[^']*'|\"[^\"]*\")+")
+_QUOTES = re.compile(rb"['\"\\]")
+_ARGUMENT = re.compile(rb"-|#|[0-9]+\Z|[A-Za-z_]\w*=")
+_WITH_TEXT = frozenset({b"bouncesaying", b"condredirect"})
+_NOT_IT = frozenset(b"test [ exit true false : cat spamc".split())
 _IN_FRONT = frozenset(
-    b"if test [ ! then preline exec env sh sudo nice -c bouncesaying except cat"
-    b" spamc".split()
+    [*b"if ! then else fi { } preline exec env nice sh sudo except".split(), b""]
 )
 
 
@@ -218,16 +244,16 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
         name = name[len(home) + 1 + len(_QMAIL_BIN) :]
         if name not in _PROGRAMS:
             return None
+    elif _installed(name, run):
+        name = name.rpartition(b"/")[2]
     if name in _PROGRAMS:
         return _PROGRAMS[name](arguments, run)
     if _SYSTEM.fullmatch(name):
         name = name.rpartition(b"/")[2]
     if shell and name == b"exit":
         return _exit(arguments)
-    if shell and name == b":":
-        return Effect(0)
-    if name == b"true":
-        return Effect(0)
+    if name == b"true" or (shell and name == b":"):
+        return _OVER
     if name == b"false":
         return Effect(1)
     if name == b"[" and arguments[-1:] == [b"]"]:
@@ -242,17 +268,31 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
     return None
 
 
+def _installed(name: bytes, run: Run) -> bool:
+    """Whether it is one of qmail's programs in a place that is not qmail's own: by
+    those names nobody else's are known, but it has to be there."""
+    if not _ELSEWHERE.fullmatch(name):
+        return False
+    try:
+        return stat_bits.S_ISREG(run.walker.stat(name, run.home).status.st_mode)
+    except (KernelError, CannotTell):
+        return False
+
+
+_ELSEWHERE = re.compile(rb"/.*/(?:bouncesaying|condredirect|except|preline)")
+
+
 def _exit(arguments: list[bytes]) -> Effect | None:
     if not arguments:
-        return Effect(0)
+        return _OVER
     if len(arguments) == 1 and re.fullmatch(rb"[0-9]{1,3}", arguments[0]):
-        return Effect(int(arguments[0]) & 255)
+        return Effect(int(arguments[0]) & 255, passes=True)
     return None
 
 
 def _test(arguments: list[bytes], run: Run) -> Effect | None:
     true = condition(arguments, run.walker, run.home)
-    return None if true is None else Effect(int(not true))
+    return None if true is None else Effect(int(not true), passes=True)
 
 
 def _preline(arguments: list[bytes], run: Run) -> Effect | None:
@@ -274,7 +314,7 @@ def _bouncesaying(arguments: list[bytes], run: Run) -> Effect | None:
     inner = _run(arguments[1:], run, shell=False)
     if inner is None or any(inner.copies()) or inner.undecided:
         return None
-    return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
+    return {0: Effect(100), 111: Effect(111)}.get(inner.code, _OVER)
 
 
 def _except(arguments: list[bytes], run: Run) -> Effect | None:
@@ -283,7 +323,7 @@ def _except(arguments: list[bytes], run: Run) -> Effect | None:
     inner = _run(arguments, run, shell=False)
     if inner is None or any(inner.copies()) or inner.undecided:
         return None
-    return {0: Effect(100), 111: Effect(111)}.get(inner.code, Effect(0))
+    return {0: Effect(100), 111: Effect(111)}.get(inner.code, _OVER)
 
 
 def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
@@ -296,8 +336,9 @@ def _condredirect(arguments: list[bytes], run: Run) -> Effect | None:
     if inner.code == 0 and run.piped:  # "unable to rewind"
         return Effect(111)
     if inner.code == 0:
-        return Effect(99, (arguments[0],))
-    return Effect(111) if inner.code == 111 else Effect(0)
+        # From $SENDER, where forward(1) takes $NEWSENDER.
+        return Effect(99, (arguments[0],), run.environment[b"SENDER"])
+    return Effect(111) if inner.code == 111 else _OVER
 
 
 def _nice(arguments: list[bytes], run: Run) -> Effect | None:

@@ -17,6 +17,8 @@ _SINGLE = re.compile(rb"'([^']*)'")
 _VARIABLE = re.compile(rb"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 # What an expansion without quotes leaves as it is: no blank, no pattern.
 _UNSPLIT = re.compile(rb"[!-)+->@-Z\]-~]+")
+_ESCAPED = re.compile(rb"\\([ -~])")
+_DOUBLE_ESCAPED = re.compile(rb"\\([$`\"\\])|(\\[ -~])")
 _DOUBLE_PLAIN = re.compile(rb"[^\"$`\\]+")
 
 
@@ -25,9 +27,9 @@ def split_words(
 ) -> list[bytes] | None:
     """The words of a simple command, or ``None`` if it is not that simple.
 
-    Understood: plain characters that mean nothing to the shell, single
-    quotes, double quotes with variables of ``environment`` in them, and outside of
-    quotes such variables as stay one word.
+    Understood: plain characters that mean nothing to the shell, or have a backslash
+    before them, single quotes, double quotes with variables of ``environment`` in
+    them, and outside of quotes such variables as stay one word.
     """
     words: list[bytes] = []
     at, end = 0, len(command)
@@ -75,6 +77,9 @@ def _piece(
         return None if single is None else (single[1], single.end())
     if command[at] == 0x22:
         return _double_quoted(command, at + 1, environment)
+    escaped = _ESCAPED.match(command, at)
+    if escaped is not None:
+        return escaped[1], escaped.end()
     variable = _VARIABLE.match(command, at)
     if variable is not None:
         value = environment.get(variable[1] or variable[2], b"")
@@ -95,6 +100,11 @@ def _double_quoted(
         if plain is not None:
             text += plain[0]
             at = plain.end()
+            continue
+        escaped = _DOUBLE_ESCAPED.match(command, at)
+        if escaped is not None:
+            text += escaped[1] or escaped[2]
+            at = escaped.end()
             continue
         variable = _VARIABLE.match(command, at)
         if variable is None:
@@ -201,6 +211,8 @@ def _pieces(command: bytes, environment: Mapping[bytes, bytes]) -> list[_Piece]:
         if command[at] in b" \t":
             at += 1
             continue
+        if command[at] == 0x23:  # a comment, up to the end
+            break
         operator = next((o for o in _OPERATORS if command.startswith(o, at)), b"")
         if operator:
             found.append(_Piece(b"", operator))

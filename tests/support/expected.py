@@ -29,6 +29,9 @@ _SIMPLE = {
 # A mailbox whose home is not there: vpopmail makes it (vmake_maildir()); the script
 # that stood in for vdelivermail when the hosts were recorded did not.
 _NO_HOME = "can_not_open_new_email_file"
+# A forward that bounces, and a program that does nothing but exit: the log cannot tell
+# it from one that keeps the mail.
+_MERELY_EXITS = re.compile(r"TO:<alice-fwdthen(?:0|99)@")
 _DID = re.compile(r"did_([0-9]+)\+[0-9]+\+([0-9]+)")
 _FORWARDER = re.compile(r"(?:forward|condredirect):_qp_")
 
@@ -50,6 +53,8 @@ def required(answer: dict[str, Any]) -> Kind:
     if outcome == "refused":
         return Kind.REJECT if answer["smtp"].startswith("5") else Kind.DEFER
     if outcome == "forward-bounce":
+        if _MERELY_EXITS.match(answer.get("rcpt", "")):
+            return Kind.REJECT
         found = copies(answer)
         if Copies.ARRIVED in found:
             return Kind.ACCEPT
