@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from proxy.check.finding import ERROR, Finding, Settings
 from proxy.config import Config, Problem
 from proxy.config.problem import printable
-from proxy.config.rules import rule_module
+from proxy.config.rules import RemoteKeys, RuleKeys, SourceKeys, rule_module
+from proxy.qmail.decide import TROUBLE
+from proxy.qmail.smtpd import domain_allowed
+from proxy.qmail.trail import SILENT
+from proxy.rules.engine import LIMIT_SECONDS
 from proxy.rules.source import Context
-from proxy.rules.trouble import Trouble
+from proxy.rules.trouble import WARNING, Trouble
 
 
 def problem_of(config: Config, number: int, trouble: Trouble) -> Problem:
@@ -35,6 +39,8 @@ def problem_of(config: Config, number: int, trouble: Trouble) -> Problem:
 def check_rules(config: Config, context: Context) -> Iterator[Finding]:
     """What the rules that look at themselves find; see docs/rules.md."""
     for number, keys in enumerate(config.rules):
+        for trouble in _without_effect(keys, context):
+            yield Finding(trouble.level, problem_of(config, number, trouble))
         look = getattr(rule_module(keys.type), "check", None)
         if look is None:
             continue
@@ -45,3 +51,38 @@ def check_rules(config: Config, context: Context) -> Iterator[Finding]:
             what = f"cannot be checked: {type(error).__name__}: {error}"
             trouble = Trouble(what, "ask those who wrote it")
             yield Finding(ERROR, problem_of(config, number, trouble))
+
+
+_REMEMBERED = ("cache_found", "cache_missing", "last_known_good")
+
+
+def _without_effect(keys: RuleKeys, context: Context) -> Iterator[Trouble]:
+    """Keys that may be written, and do nothing."""
+    if not isinstance(keys, SourceKeys):
+        return
+    for key in _REMEMBERED:
+        if keys.is_forgetful() and getattr(keys, key, None):
+            what = "does nothing here: the answers depend on more than the recipient"
+            yield Trouble(what, "leave it out", key, level=WARNING)
+    if isinstance(keys, RemoteKeys) and keys.timeout > LIMIT_SECONDS:
+        what = f"all rules together have {LIMIT_SECONDS:g} seconds"
+        yield Trouble(
+            what, f"write {LIMIT_SECONDS:g} or less", "timeout", level=WARNING
+        )
+    for domain in keys.domains:
+        if not domain.startswith(".") and not _is_ours(
+            domain.encode("latin-1"), context
+        ):
+            what = f"no mail for {domain} is taken here: the rule is not asked for it"
+            remedy = "write it to control/rcpthosts, or leave it out"
+            yield Trouble(what, remedy, "domains", level=WARNING)
+
+
+def _is_ours(domain: bytes, context: Context) -> bool:
+    """Whether qmail-smtpd would take mail for it; where that cannot be told, others
+    say why."""
+    try:
+        gate = context.host.moment().smtpd()
+        return gate.rcpthosts is None or domain_allowed(gate, b"x@" + domain, SILENT)
+    except TROUBLE:
+        return True

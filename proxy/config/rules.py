@@ -101,6 +101,11 @@ class SourceKeys(RuleKeys):
         " refused until then.",
     )
 
+    def is_forgetful(self) -> bool:
+        """Whether answers depend on more than the recipient, and so are never
+        remembered."""
+        return False
+
 
 class RemoteKeys(SourceKeys):
     """What can be set for every source whose answer has to be waited for."""

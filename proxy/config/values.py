@@ -57,6 +57,8 @@ def read_address(text: str) -> Address:
         raise wrong("has no port between 0 and 65535", 'write "host:port"')
     if host.startswith("[") and host.endswith("]"):
         return Address(_ipv6(host[1:-1]), int(digits))
+    if host.startswith("inet:"):
+        raise wrong("is written as for Postfix", 'write "host:port" without "inet:"')
     if ":" in host:
         raise wrong("is an IPv6 address without brackets", 'write "[address]:port"')
     if host in ("", "*"):

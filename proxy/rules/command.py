@@ -38,6 +38,8 @@ ANSWER_MAX = 1000
 
 RECIPIENT, SENDER = "{recipient}", "{sender}"
 
+_PLACE = re.compile(r"\{[a-z_]+\}")
+
 _FOUND, _MISSING, _PASS, _DEFERRED = 0, 100, 112, (75, 111)
 
 _WORDS = {
@@ -55,6 +57,20 @@ _ANSWER = re.compile(rb"([a-z]+)(?: +(.*))?")
 def _checked_program(words: tuple[str, ...]) -> tuple[str, ...]:
     if not words[0].startswith("/"):
         raise wrong("begins with a relative path", "write the program's whole path")
+    for word in words:
+        if word in (RECIPIENT, SENDER):
+            continue
+        for name in (RECIPIENT, SENDER):
+            if name in word:
+                raise wrong(
+                    f"has {name} within a word, where it would stay as it is",
+                    f'write "{name}" as an argument of its own, or let the program'
+                    f" read ${name[1:-1].upper()}",
+                )
+        if _PLACE.fullmatch(word):
+            raise wrong(
+                f"has {word}, which is not known", f"known: {RECIPIENT}, {SENDER}"
+            )
     return words
 
 
@@ -83,6 +99,9 @@ class Settings(RemoteKeys):
         " each reads one address a line, and answers each with one line: found,"
         " missing, accept, reject, defer or pass, and perhaps a reply behind it.",
     )
+
+    def is_forgetful(self) -> bool:
+        return self.mode == "once"
 
 
 class Once(EachTime):

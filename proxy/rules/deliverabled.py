@@ -6,12 +6,14 @@ Knows not: HTTP (``web``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field
 
 from proxy.config.rules import RemoteKeys
+from proxy.rules.pointed import here
 from proxy.rules.said import shown
 from proxy.rules.source import (
     BaseSource,
@@ -21,6 +23,7 @@ from proxy.rules.source import (
     SourceDown,
     SourceRule,
 )
+from proxy.rules.trouble import Trouble
 from proxy.rules.verdict import Question
 from proxy.rules.web import Heard, Url, Web
 
@@ -98,3 +101,8 @@ def _finding(heard: Heard) -> Finding:
 def build(settings: Settings, context: Context) -> SourceRule:
     """The rule of a ``[[rules]]`` table of this type."""
     return SourceRule(settings, Deliverabled(settings), context)
+
+
+def check(settings: Settings, context: Context) -> Iterator[Trouble]:
+    """Whether anybody listens, if that is on this machine."""
+    return here(settings.url)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from proxy.config.rules import RemoteKeys
 from proxy.config.values import AbsolutePath, Text, is_loopback, split_list, wrong
 from proxy.rules.credentials import Credentials
+from proxy.rules.pointed import here
 from proxy.rules.said import refusal, shown, worded
 from proxy.rules.source import (
     BaseSource,
@@ -88,6 +89,9 @@ class Settings(RemoteKeys):
             raise wrong("has both token_file and user", "write one of them")
         return self
 
+    def is_forgetful(self) -> bool:
+        return self.send != ("recipient",)
+
 
 class Http(BaseSource):
     """Asks the URL."""
@@ -103,8 +107,7 @@ class Http(BaseSource):
         return f"GET {self._url(question)}"
 
     def key(self, question: Question) -> bytes | None:
-        alone = self._settings.send == ("recipient",)
-        return super().key(question) if alone else None
+        return None if self._settings.is_forgetful() else super().key(question)
 
     async def ask(self, question: Question) -> Finding:
         credentials = self._credentials
@@ -192,7 +195,9 @@ def build(settings: Settings, context: Context) -> SourceRule:
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:
-    """Whether the credentials can be read, and who else may read them."""
+    """Whether anybody listens, if that is on this machine; whether the credentials
+    can be read, and who else may read them."""
+    yield from here(settings.url)
     credentials = _credentials(settings)
     if credentials is None:
         return

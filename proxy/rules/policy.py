@@ -58,6 +58,9 @@ class Settings(RemoteKeys):
         description="Where it listens: host:port, [IPv6]:port, or unix:/path.",
     )
 
+    def is_forgetful(self) -> bool:
+        return True
+
 
 class Policy(BaseSource):
     """Asks what Postfix would ask at RCPT."""

@@ -79,6 +79,9 @@ class Settings(RemoteKeys):
         " the next rule is asked. accept: the plugins know every recipient.",
     )
 
+    def is_forgetful(self) -> bool:
+        return True
+
 
 @dataclass(slots=True)
 class _Session:

@@ -59,6 +59,9 @@ class Settings(RemoteKeys):
         " do not ask then.",
     )
 
+    def is_forgetful(self) -> bool:
+        return True
+
 
 class RcptCheck(EachTime):
     """Runs the program for each question."""

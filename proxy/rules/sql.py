@@ -35,6 +35,7 @@ _PASSWORD = re.compile(r"://[^:/@]*:[^@]*@|[?&]pass(?:word|wd)?=")
 
 # As SQLAlchemy's text() finds names of parameters.
 _NAME = re.compile(r"(?<![:\w\\]):(\w+)(?![:\w])")
+_QUOTED = re.compile(r"'[^']*'")
 
 
 def _checked_url(url: str) -> str:
@@ -60,6 +61,12 @@ def _checked_query(query: str) -> str:
             raise wrong(
                 f"has a parameter :{name} that is not known",
                 f"known: {known}; write a colon that is text as \\\\:",
+            )
+    for quoted in _QUOTED.findall(query):
+        for name in _NAME.findall(quoted):
+            raise wrong(
+                f"has :{name} in quotes, where it would be text, or worse",
+                f"write :{name} without quotes: it is bound",
             )
     return query
 
@@ -219,8 +226,12 @@ _VPOPMAIL = (
 _READY: dict[str, str] = {
     "vpopmail": _VPOPMAIL.format(table="vpopmail") + " AND pw_domain = :domain",
     "vpopmail-domain-tables": _VPOPMAIL,
+    # An alias a-default is for a-anything (vdelivermail.c, process_valias()).
     "vpopmail-valias": (
-        "SELECT 1 FROM valias WHERE alias = :local AND domain = :domain"
+        "SELECT 1 FROM valias WHERE domain = :domain AND (alias = LOWER(:local)"
+        " OR (SUBSTR(alias, LENGTH(alias) - 7) = '-default'"
+        " AND SUBSTR(LOWER(:local), 1, LENGTH(alias) - 7)"
+        " = SUBSTR(alias, 1, LENGTH(alias) - 7)))"
     ),
     # Every mailbox has an alias to itself; an alias @domain takes everybody.
     "postfixadmin": (

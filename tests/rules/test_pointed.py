@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ def test_sockets(kind: str, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"map": "m"} if kind == "socketmap" else {}
     path = tmp_path / "socket"
     where = f"unix:{path}"
-    assert levels(kind, address="127.0.0.1:1", **keys) == []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert levels(kind, address=f"127.0.0.1:{port}", **keys) == []
+    assert levels(kind, address=f"127.0.0.1:{port}", **keys) == ["warning"]
     assert levels(kind, address=where, **keys) == ["warning"]
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
@@ -38,17 +42,34 @@ def test_sockets(kind: str, tmp_path: Path) -> None:
     assert levels(kind, address=where, **keys) == ["error"]
 
 
-def test_credentials(tmp_path: Path) -> None:
+@pytest.fixture
+def web() -> Iterator[int]:
+    """A port where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["http", "deliverabled"])
+def test_urls(kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://localhost:{listening.getsockname()[1]}"
+        assert levels(kind, url=url) == []
+    assert levels(kind, url=url) == ["warning"]
+    # Names are not looked up.
+    assert levels(kind, url="http://db.example.invalid") == []
+
+
+def test_credentials(tmp_path: Path, web: int) -> None:
     words = tmp_path / "token"
     words.write_text("secret")
-    away, near = "http://db.example.test/x", "http://[::1]:8080/x"
+    away, near = "http://db.example.test/x", f"http://127.0.0.1:{web}/x"
     cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"url": away}, []),
         ({"url": away, "token_file": str(words)}, ["warning"]),
         ({"url": away, "user": "u", "password_file": str(words)}, ["warning"]),
         ({"url": "https://db.example.test/x", "token_file": str(words)}, []),
         ({"url": near, "token_file": str(words)}, []),
-        ({"url": "http://localhost", "token_file": str(words)}, []),
+        ({"url": f"http://localhost:{web}", "token_file": str(words)}, []),
         ({"url": near, "token_file": str(tmp_path / "gone")}, ["error"]),
         ({"url": near, "user": "u", "password_file": "/gone"}, ["error"]),
     ]

@@ -446,6 +446,7 @@ VPOPMAIL = (
     "INSERT INTO a_b_test VALUES ('bob', 0);"
     "CREATE TABLE valias (alias char(32), domain char(96), valias_line text);"
     "INSERT INTO valias VALUES ('sales', 'example.test', '&bob@example.test');"
+    "INSERT INTO valias VALUES ('a_-b-default', 'example.test', '&bob@example.test');"
 )
 
 
@@ -466,6 +467,11 @@ class TestReadyMade:
         valias = make(vpopmail, query=None, ready="vpopmail-valias", missing="pass")
         assert await valias.says("sales@example.test") == "accept"
         assert await valias.says("bob@example.test") == "none"
+        for like in ("A_-b-x", "a_-b-", "a_-b-x-y", "a_-b-default"):
+            assert await valias.says(like + "@example.test") == "accept", valias.errors
+        for unlike in ("a_-b", "a_-bx-y", "ax-b-x", "default"):
+            assert await valias.says(unlike + "@example.test") == "none"
+        assert await valias.says("a_-b-x@other.test") == "none"
         passing = make(vpopmail, query=None, ready="vpopmail", found="pass")
         assert await passing.says("bob@example.test") == "none"
 
@@ -517,6 +523,8 @@ GOOD = {"type": "sql", "url": "sqlite:////mail.db", "query": QUERY}
         ({"url": "sqlite://"}, "whole path"),
         ({"query": "SELECT 1 WHERE x = :adress"}, "parameter :adress"),
         ({"query": "SELECT 1 WHERE x = '$address'"}, "asks for nothing"),
+        ({"query": "SELECT 1 WHERE x = ':address'"}, "has :address in quotes"),
+        ({"query": "SELECT 'a''b :local' WHERE x = :address"}, ":local in quotes"),
         ({"ready": "mine", "query": None}, "Input should be"),
         ({"concurrency": 0}, "greater than or equal to 1"),
     ],
