@@ -39,6 +39,10 @@ _NO_TABLE_STATES = frozenset({"42P01", "42703"})
 _NO_TABLE_NUMBERS = frozenset({1146, 1054})
 _NO_TABLE_TEXTS = ("no such table", "no such column")
 
+# A value has characters that a column or the whole database cannot hold.
+_NOT_HELD_STATES = frozenset({"22P05", "22021"})
+_NOT_HELD_NUMBERS = frozenset({1267, 1270, 1271})
+
 _WHY_MAX = 200
 
 
@@ -174,7 +178,7 @@ class Database:
                 self._put_away(held, self._places)
                 raise _Lost(why) from None
             self._give_back(held)
-            raise (NoSuchTable if _no_table(error) else SourceDown)(why) from None
+            raise _kind(error)(why) from None
         except BaseException:  # given up on, while the server works
             self._put_away(held, self._places)
             raise
@@ -276,6 +280,11 @@ class NoSuchTable(SourceDown):
     """The server answers, but does not have the table (or the column)."""
 
 
+class NotHeld(SourceDown):
+    """The server answers, but a value has characters that it cannot compare with what
+    it holds, in another character set."""
+
+
 class _Lost(Exception):
     """The connection died; another one may do."""
 
@@ -323,6 +332,14 @@ def _spread(parameters: Mapping[str, object]) -> dict[str, object]:
         else:
             spread[name] = value
     return spread
+
+
+def _kind(error: Exception) -> type[SourceDown]:
+    first = error.args[0] if error.args else None
+    state = getattr(error, "sqlstate", None)
+    if state in _NOT_HELD_STATES or first in _NOT_HELD_NUMBERS:
+        return NotHeld
+    return NoSuchTable if _no_table(error) else SourceDown
 
 
 def _no_table(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -247,6 +247,8 @@ _READY: dict[str, str] = {
 _VPOPMAIL_NAME = re.compile(rb"[!#$&'*+\-./0-9=?A-Z^_`a-z{|}~]+")
 _TABLE = re.compile(r"[a-z0-9_]{1,64}")
 
+_OTHERS = re.compile(r"[^ -~]")
+
 _ACTIONS = {says.value: says for says in Says}
 
 
@@ -321,13 +323,30 @@ class SqlSource:
     async def _answer(self, asked: Asked, known: dict[str, bytes]) -> Finding:
         if self._database is None:
             self._database = self._connect()
-        names, rows = await self._database.rows(asked.text, _bound(asked, known))
+        names, rows = await _rows(self._database, asked, known)
         if not rows:
             return Finding(Says.MISSING, "no row")
         for name, value in zip(names, rows[0], strict=True):
             if value is not None and name.lower() == "action":
                 return _acted(value)
         return Finding(Says.FOUND, "a row")
+
+
+async def _rows(
+    database: Database, asked: Asked, known: dict[str, bytes]
+) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """The answer.  What the database's character set has not, nobody's address there
+    has: that is asked for as ``<``, which no address has either."""
+    from proxy.rules.database import NotHeld
+
+    bound = _bound(asked, known)
+    try:
+        return await database.rows(asked.text, bound)
+    except NotHeld:
+        plain = {name: _OTHERS.sub("<", value) for name, value in bound.items()}
+        if plain == bound:
+            raise
+        return await database.rows(asked.text, plain)
 
 
 def _bound(asked: Asked, known: dict[str, bytes]) -> dict[str, str]:

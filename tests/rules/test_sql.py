@@ -159,16 +159,34 @@ async def test_hostile_keys_never_match(
     assert not rule.errors
 
 
-async def test_what_a_column_cannot_hold_is_a_deferral(
+async def test_what_a_column_cannot_hold_is_in_no_row(
     maria: MariaDB, make: MakeRule
 ) -> None:
-    """The server says so, and then nothing is known of other parts of the query."""
+    """Other parts of the query count as ever."""
     maria.sql(PEOPLE.replace("(16));", "(16)) CHARACTER SET latin1;"))
+    all_of = make(maria, query=QUERY + " OR address = :at_domain")
+    maria.sql("INSERT INTO people (address) VALUES ('@all.test'), ('bo?@example.test')")
     rule = make(maria)
-    assert await rule.says("\u0431\u043e\u0431@example.test") == "defer"
+    for name in (b"\xd0\xb1", b"bob\xe9", b"bo\xff", b"bo\tb"):
+        assert await rule.says(name + b"@example.test") == "reject"
+        assert await all_of.says(name + b"@example.test") == "reject"
+        assert await all_of.says(name + b"@all.test") == "accept"
     assert await rule.says("n\u00f6body@example.test") == "reject"
     assert await rule.says("bob@example.test") == "accept"
+    assert not rule.errors
     maria.sql("DROP TABLE people")
+
+
+async def test_what_a_database_cannot_hold_is_in_no_row(
+    pg: Postgres, make: MakeRule
+) -> None:
+    making = f"CREATE DATABASE old ENCODING 'LATIN1' TEMPLATE template0 OWNER {USER}"
+    pg.sql(making, "postgres", "postgres")
+    pg.sql(PEOPLE, "old")
+    rule = make(pg, url=url_of(pg).replace(f"/{NAME}?", "/old?"))
+    for name in (b"\xd0\xb1", b"bob\xe9"):
+        assert await rule.says(name + b"@example.test") == "reject", rule.errors
+    assert await rule.says("bob@example.test") == "accept"
 
 
 async def test_hostile_senders_are_values_too(server: Server, make: MakeRule) -> None:
