@@ -7,14 +7,14 @@ Knows: where a rule's keys and files stand.  Knows not: any rule.  Called by
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from proxy.check.finding import ERROR, Finding, Settings
 from proxy.config import Config, Problem
 from proxy.config.problem import printable
 from proxy.config.rules import RemoteKeys, RuleKeys, SourceKeys, rule_module
 from proxy.qmail.decide import TROUBLE
-from proxy.qmail.smtpd import domain_allowed
+from proxy.qmail.smtpd import domain_allowed, suffixes
 from proxy.qmail.trail import SILENT
 from proxy.rules.engine import LIMIT_SECONDS
 from proxy.rules.source import Context
@@ -41,6 +41,9 @@ def check_rules(config: Config, context: Context) -> Iterator[Finding]:
     for number, keys in enumerate(config.rules):
         for trouble in _without_effect(keys, context):
             yield Finding(trouble.level, problem_of(config, number, trouble))
+        if number == len(config.rules) - 1:
+            for trouble in _left_over(config.rules, context):
+                yield Finding(trouble.level, problem_of(config, number, trouble))
         look = getattr(rule_module(keys.type), "check", None)
         if look is None:
             continue
@@ -76,6 +79,36 @@ def _without_effect(keys: RuleKeys, context: Context) -> Iterator[Trouble]:
             what = f"no mail for {domain} is taken here: the rule is not asked for it"
             remedy = "write it to control/rcpthosts, or leave it out"
             yield Trouble(what, remedy, "domains", level=WARNING)
+
+
+def _left_over(rules: Sequence[RuleKeys], context: Context) -> Iterator[Trouble]:
+    """What no rule decides about: all of it is deferred, until the senders give up."""
+    last = rules[-1]
+    if not isinstance(last, SourceKeys):
+        return
+    for key in ("found", "missing"):
+        if getattr(last, key) == "pass":
+            what = "behind this rule is none: what it leaves to the next is deferred"
+            yield Trouble(what, f"write {key} = ..., or a rule", key, level=WARNING)
+    asked = [each.domains for each in rules if isinstance(each, SourceKeys)]
+    if len(asked) < len(rules) or not all(asked):
+        return
+    known = {name.encode("latin-1") for names in asked for name in names}
+    left = [name for name in _domains(context) if known.isdisjoint(suffixes(name))]
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        what = f"no rule is for {left[0].decode('latin-1')}{more}: all mail is deferred"
+        remedy = "write a rule without domains to the end, or one for them"
+        yield Trouble(what, remedy, level=WARNING)
+
+
+def _domains(context: Context) -> list[bytes]:
+    """Those of control/rcpthosts that are one domain each."""
+    try:
+        names = context.host.moment().smtpd().rcpthosts
+    except TROUBLE:
+        return []
+    return [] if names is None else [n for n in names if n[:1] != b"."]
 
 
 def _is_ours(domain: bytes, context: Context) -> bool:

@@ -94,7 +94,7 @@ class Engine:
             if isinstance(answer, Instead):
                 answer = _at_once(answer)
             return self._wait(number, answer, question)
-        return self._no_opinion()
+        return self._no_opinion(question)
 
     async def _wait(
         self, number: int, awaited: Awaitable[Answer], question: Question
@@ -116,7 +116,7 @@ class Engine:
                     found = rule.ask(question)
                     answer = await found if inspect.isawaitable(found) else found
                 if answer is None or isinstance(answer, Instead):
-                    return self._no_opinion()
+                    return self._no_opinion(question)
                 if became and not answer.became:
                     answer = replace(answer, became=became)
                 return self._final(question, answer)
@@ -176,10 +176,15 @@ class Engine:
             Kind.DEFER, replies.RECIPIENT_DEFERRED, rule.name, reason, gate=True
         )
 
-    def _no_opinion(self) -> Verdict:
+    def _no_opinion(self, question: Question) -> Verdict:
         reason = "no rule has an opinion"
         return Verdict(
-            Kind.DEFER, replies.RECIPIENT_DEFERRED, "none", reason, gate=True
+            Kind.DEFER,
+            replies.RECIPIENT_DEFERRED,
+            "none",
+            reason,
+            gate=True,
+            trace=question.notes or (),
         )
 
 

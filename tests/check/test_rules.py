@@ -18,12 +18,15 @@ ONCE: dict[str, Any] = {"type": "command", "command": ["/bin/true"]}
 HTTP: dict[str, Any] = {"type": "http", "url": "http://db.example.invalid"}
 
 
-def warned(rule: dict[str, Any]) -> list[str]:
-    """Which keys of a rule ``check`` has a warning for."""
+QMAIL: dict[str, Any] = {"type": "qmail"}
+
+
+def warned(*rules: dict[str, Any]) -> list[str]:
+    """Which keys of the rules ``check`` has a warning for."""
     files = Files()
     files.control(b"me", b"mx.example.test\n")
-    files.control(b"rcpthosts", b"example.test\n.below.test\n")
-    config = Config.model_validate({"rules": [rule], "backend": {}})
+    files.control(b"rcpthosts", b"example.test\nother.test\n.below.test\n")
+    config = Config.model_validate({"rules": rules, "backend": {}})
     found = check_rules(config, Context("it", QmailHost(files)))
     return [each.problem.key for each in found if each.level == "warning"]
 
@@ -50,4 +53,27 @@ def warned(rule: dict[str, Any]) -> list[str]:
     ],
 )
 def test_keys_that_do_nothing(rule: dict[str, Any], keys: list[str]) -> None:
-    assert [key.rpartition(".")[2] for key in warned(rule) if "type" not in key] == keys
+    found = [key.rpartition(".")[2] for key in warned(rule, QMAIL)]
+    assert [key for key in found if key != "type"] == keys
+
+
+HERE, BELOW = {"domains": ["example.test"]}, {"domains": [".below.test"]}
+SURE = {"missing": "reject"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "keys"),
+    [
+        ([LIST], ["rules[1].missing"]),
+        ([LIST | SURE], []),
+        ([LIST | SURE | {"found": "pass"}], ["rules[1].found"]),
+        ([LIST, QMAIL], []),
+        ([LIST, LIST | SURE | HERE], []),
+        ([LIST | SURE | HERE, LIST | SURE | BELOW], ["rules[2].type"]),
+        ([LIST | SURE | BELOW], ["rules[1].type"]),
+    ],
+)
+def test_what_no_rule_decides_about(
+    rules: list[dict[str, Any]], keys: list[str]
+) -> None:
+    assert warned(*rules) == keys

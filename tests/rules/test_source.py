@@ -364,6 +364,20 @@ class TestGate:
         assert [step.where() for step in trace] == ["control/rcpthosts:3", "rule staff"]
 
 
+async def test_what_rules_said_is_explained_where_none_has_an_opinion() -> None:
+    gate = Gate(host_of(HOST), guard_relay=True, allow_percenthack=True)
+    waiting = Scripted(MISSING, later=True)
+    waiting.release.set()
+    for rule in (
+        local(Scripted(MISSING), missing="pass"),
+        remote(waiting, missing="pass"),
+    ):
+        answer = Engine([rule], gate=gate).ask(Question(b"bob@example.test"))
+        verdict = answer if isinstance(answer, Verdict) else await answer
+        assert (verdict.kind, verdict.rule) == (Kind.DEFER, "none")
+        assert [step.where() for step in verdict.trace][-1] == f"rule {rule.name}"
+
+
 async def test_rules_in_turn_and_their_reasons() -> None:
     first = local(Scripted(MISSING), missing="pass")
     last = remote(waiting := Scripted(MISSING, later=True))
