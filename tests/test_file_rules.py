@@ -225,3 +225,14 @@ class TestOthersRules:
         status, _, error = backstop("explain", path, "a@b")
         assert status == 2
         assert "unknown type of rule" in error
+
+    @pytest.mark.parametrize("text", ["raise RuntimeError('no licence')", "", "x ="])
+    def test_a_module_that_cannot_be_used(
+        self, tmp_path: Path, installed: str, text: str
+    ) -> None:
+        write(Path(installed) / "counting_rule.py", text)
+        path = with_rule(tmp_path, 'type = "counting"\nletters = 3')
+        status, _, error = backstop("explain", path, "a@b", PYTHONPATH=installed)
+        assert status == 2
+        assert "rules[1]: its module cannot be used: " in error
+        assert "Traceback" not in error

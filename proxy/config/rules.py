@@ -166,6 +166,9 @@ def read_rule(value: Any) -> Any:
     except ImportError as error:
         lacking = f"its module cannot be loaded: {error}"
         raise wrong(lacking, "install what it needs") from error
+    except Exception as error:  # others' modules may do anything
+        lacking = f"its module cannot be used: {type(error).__name__}: {error}"
+        raise wrong(lacking, "ask those who wrote it") from error
     return model.model_validate(value)
 
 
