@@ -7,6 +7,8 @@ client (``source``).
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -319,6 +321,9 @@ def connect(keys: Settings) -> Directory:
 
 def build(settings: Settings, context: Context) -> SourceRule:
     """The rule."""
+    # Now: at the first question all sessions would wait for it.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("proxy.rules.directory")
     source = LdapSource(settings, lambda: connect(settings))
     return SourceRule(settings, source, context)
 

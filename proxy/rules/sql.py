@@ -6,6 +6,7 @@ is reached (``database``), what any answer means for the client (``source``).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -399,6 +400,9 @@ def _encryption(keys: Settings, url: str) -> dict[str, object]:
 
 def build(settings: Settings, context: Context) -> SourceRule:
     """The rule."""
+    # Loads the libraries now; at the first question all sessions would wait for it.
+    with contextlib.suppress(SourceDown, ImportError):
+        connect(settings)
     source = SqlSource(settings, lambda: connect(settings))
     return SourceRule(settings, source, context)
 

@@ -1,11 +1,12 @@
 """Questions over HTTP: one request, a bounded answer, nothing followed.
 
-Knows: aiohttp, which is loaded when the first question is asked.  Knows not: what is
+Knows: aiohttp, which is loaded when a rule is built that wants it.  Knows not: what is
 asked.  Used by the rules ``http`` and ``deliverabled``.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -50,6 +51,8 @@ class Web:
     """Asks; ``keep`` says whether connections are kept between questions."""
 
     def __init__(self, *, keep: bool) -> None:
+        # Now: at the first question all sessions would wait for it.
+        importlib.import_module("aiohttp")
         self._keep = keep
         self._session: aiohttp.ClientSession | None = None
 
