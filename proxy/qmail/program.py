@@ -20,6 +20,7 @@ from proxy.qmail.known import PROGRAMS
 from proxy.qmail.shell import (
     AndOr,
     Command,
+    Group,
     If,
     Pipeline,
     Sequence,
@@ -38,7 +39,7 @@ _ENDINGS_MAX = 64
 # Success, and no copy of the mail is anywhere for it.
 _OVER = Effect(0, passes=True)
 
-_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|test|\[|sh|nice)")
+_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|echo|test|\[|sh|nice)")
 
 
 def effect(command: bytes, run: Run) -> Effect | None:
@@ -100,7 +101,7 @@ _TOKEN = re.compile(rb"[;&|()]+|(?:[^\s;&|()'\"\\]|\\.|'[^']*'|\"[^\"]*\")+")
 _QUOTES = re.compile(rb"['\"\\]")
 _ARGUMENT = re.compile(rb"-|#|[0-9]+\Z|[A-Za-z_]\w*=")
 _WITH_TEXT = frozenset({b"bouncesaying", b"condredirect"})
-_NOT_IT = frozenset(b"test [ exit true false : cat spamc".split())
+_NOT_IT = frozenset(b"test [ exit true false echo printf : cat spamc".split())
 _IN_FRONT = frozenset(
     [*b"if ! then else fi { } preline exec env nice sh sudo except".split(), b""]
 )
@@ -127,6 +128,11 @@ def _endings(command: Command, run: Run) -> list[_Ending]:
         return _simple(command, run)
     if isinstance(command, Pipeline):
         return _pipeline(command, run)
+    if isinstance(command, Group):
+        inner = _endings(command.command, run)
+        if command.subshell:
+            inner = [ending._replace(exited=False) for ending in inner]
+        return inner
     if isinstance(command, AndOr):
         found = []
         for left in _endings(command.left, run):
@@ -252,7 +258,7 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
         name = name.rpartition(b"/")[2]
     if shell and name == b"exit":
         return _exit(arguments)
-    if name == b"true" or (shell and name == b":"):
+    if name in (b"true", b"echo") or (shell and name == b":"):
         return _OVER
     if name == b"false":
         return Effect(1)

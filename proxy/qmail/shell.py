@@ -1,9 +1,10 @@
 """Command lines of ``/bin/sh``, as far as their meaning is certain.
 
-Knows: words, quotes, variables, ``&&``, ``||``, ``|``, ``;``, ``if``, ``exec``, output
-to /dev/null.  Knows not: what a command does (:mod:`proxy.qmail.program`), and nothing
-of other redirections, patterns, substitutions: with those a line has no certain
-meaning.  Source: POSIX, Shell Command Language, 2.
+Knows: words, quotes, variables, ``&&``, ``||``, ``|``, ``;``, ``if``, ``exec``,
+``(...)``, ``{ ...; }``, output to /dev/null.  Knows not: what a command does
+(:mod:`proxy.qmail.program`), and nothing of other redirections, patterns,
+substitutions: with those a line has no certain meaning.  Source: POSIX, Shell Command
+Language, 2.
 """
 
 from __future__ import annotations
@@ -160,14 +161,23 @@ class If:
     otherwise: Command | None
 
 
-Command = Simple | Pipeline | AndOr | Sequence | If
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``{ command; }`` or, with a shell of its own (``subshell``), ``( command )``."""
 
-_OPERATORS = (b"&&", b"||", b";", b"|")
+    command: Command
+    subshell: bool
+
+
+Command = Simple | Pipeline | AndOr | Sequence | If | Group
+
+_OPERATORS = (b"&&", b"||", b";", b"|", b"(", b")")
 # What they print does not count, nor where it goes, if it can go there.
 _SILENCED = re.compile(
-    rb"(?:[12]?>>?[ \t]*/dev/null|[12]?>&[ \t]*[12])(?=[ \t;|]|&&|$)"
+    rb"(?:[12]?>>?[ \t]*/dev/null|[12]?>&[ \t]*[12])(?=[ \t;|)]|&&|$)"
 )
 _KEYWORDS = frozenset({b"if", b"then", b"else", b"fi"})
+_BRACE = re.compile(rb"[{}](?=[ \t;&|)]|$)")
 # They change the shell itself, or what follows.
 _BUILTINS = frozenset(
     b". alias break cd command continue eval exec export getopts hash kill local "
@@ -213,6 +223,8 @@ def _pieces(command: bytes, environment: Mapping[bytes, bytes]) -> list[_Piece]:
             continue
         if command[at] == 0x23:  # a comment, up to the end
             break
+        if command.startswith(b"((", at):  # bash(1) calculates
+            raise _Unknown
         operator = next((o for o in _OPERATORS if command.startswith(o, at)), b"")
         if operator:
             found.append(_Piece(b"", operator))
@@ -222,9 +234,15 @@ def _pieces(command: bytes, environment: Mapping[bytes, bytes]) -> list[_Piece]:
         if silenced is not None:
             at = silenced.end()
             continue
+        first = not found or bool(found[-1].sign)
+        brace = _BRACE.match(command, at)
+        if brace is not None and first:
+            found.append(_Piece(b"", brace[0]))
+            at = brace.end()
+            continue
         word = bytearray()
         start = at
-        while at < end and command[at] not in b" \t;&|":
+        while at < end and command[at] not in b" \t;&|()":
             piece = _piece(command, at, environment)
             if piece is None:
                 raise _Unknown
@@ -232,7 +250,6 @@ def _pieces(command: bytes, environment: Mapping[bytes, bytes]) -> list[_Piece]:
             word += text
         if at == start:
             raise _Unknown
-        first = not found or bool(found[-1].sign)
         found.append(_word(bytes(word), command[start:at], first))
     return found
 
@@ -264,7 +281,7 @@ class _Reader:
         commands = [self._and_or(depth)]
         while self._next() == b";":
             self.pieces.pop(0)
-            if self._next() in (None, b"then", b"else", b"fi"):
+            if self._next() in (None, b"then", b"else", b"fi", b"}", b")"):
                 break
             commands.append(self._and_or(depth))
         return commands[0] if len(commands) == 1 else Sequence(tuple(commands))
@@ -287,6 +304,8 @@ class _Reader:
     def _command(self, depth: int) -> Command:
         if self._next() == b"if":
             return self._if(depth)
+        if self._next() in (b"(", b"{"):
+            return self._group(depth)
         words = []
         while self._next() == b"":
             words.append(self.pieces.pop(0).word)
@@ -296,6 +315,15 @@ class _Reader:
         if not words or words[0] in _BUILTINS or (replaces and words[0][:1] == b"-"):
             raise _Unknown
         return Simple(tuple(words), replaces)
+
+    def _group(self, depth: int) -> Command:
+        subshell = self._next() == b"("
+        self.pieces.pop(0)
+        inner = self.sequence(depth + 1)
+        self._expect(b")" if subshell else b"}")
+        if self._next() == b"":
+            raise _Unknown
+        return Group(inner, subshell)
 
     def _if(self, depth: int) -> Command:
         self._expect(b"if")
