@@ -338,16 +338,16 @@ async def _rows(
 ) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
     """The answer.  What the database's character set has not, nobody's address there
     has: that is asked for as ``<``, which no address has either."""
-    from proxy.rules.database import NotHeld
-
     bound = _bound(asked, known)
     try:
         return await database.rows(asked.text, bound)
-    except NotHeld:
+    except SourceDown as error:
+        from proxy.rules.database import NotHeld
+
         plain = {name: _OTHERS.sub("<", value) for name, value in bound.items()}
-        if plain == bound:
+        if plain == bound or not isinstance(error, NotHeld):
             raise
-        return await database.rows(asked.text, plain)
+    return await database.rows(asked.text, plain)
 
 
 def _bound(asked: Asked, known: dict[str, bytes]) -> dict[str, str]:
