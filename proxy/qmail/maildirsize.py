@@ -1,7 +1,7 @@
 """Whether a Maildir is over its quota, as far as its ``maildirsize`` tells.
 
 Knows: the Maildir++ file and vpopmail's spellings of quotas.  Knows not: whose
-Maildir it is.  Called by ``vpopmail``, and only where a key asks for it.  Source:
+Maildir it is.  Called by ``vpopmail_quota``, and only where a key asks for it.  Source:
 maildirquota.c and format_maildirquota() of vpopmail 5.
 
 A file that vpopmail would not trust, and count the messages instead, says nothing
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
+from proxy.qmail.questions import Quota
 from proxy.qmail.walk import Place, Walker
 
 # maildirsize_read(): a larger or older file is made anew.
@@ -24,13 +25,6 @@ _AGE_NS = 15 * 60 * 1_000_000_000
 _UNITS = {b"M": 1 << 20, b"K": 1 << 10}
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 _COUNTED = re.compile(rb"[ \t]*(-?[0-9]+)[ \t]+(-?[0-9]+)")
-
-
-class Quota(NamedTuple):
-    """Bytes and messages; 0 is no limit."""
-
-    size: int = 0
-    messages: int = 0
 
 
 class Usage(NamedTuple):
@@ -75,23 +69,35 @@ def parse(content: bytes) -> Usage:
     return Usage(first, size, count, len(lines) == 1)
 
 
+def quota_of(host: QmailHost, walker: Walker, maildir: Place) -> bytes:
+    """``read_quota_from_maildir()``, for an account without a quota; empty where there
+    is none.  Raises :class:`~proxy.qmail.errors.CannotTell`."""
+    place = _file(walker, maildir)
+    if place is None or place.status.st_size > _SIZE_MAX:
+        return b""
+    return host.cache.parsed(walker, place, parse, _SIZE_MAX).quota
+
+
+def _file(walker: Walker, maildir: Place) -> Place | None:
+    try:
+        return walker.readable(b"maildirsize", maildir)
+    except KernelError:
+        return None
+
+
 def over_quota(host: QmailHost, walker: Walker, maildir: Place, quota: bytes) -> bool:
     """Whether vpopmail would surely refuse even the smallest message.
 
-    ``quota`` is the account's; empty takes that of the file.  Raises
-    :class:`~proxy.qmail.errors.CannotTell`.
+    Raises :class:`~proxy.qmail.errors.CannotTell`.
     """
-    if quota.startswith(b"NO"):
-        return False
-    try:
-        place = walker.readable(b"maildirsize", maildir)
-    except KernelError:
+    place = _file(walker, maildir)
+    if place is None:
         return False
     status = place.status
     if status.st_size > _SIZE_MAX or host.clock() - status.st_mtime_ns > _AGE_NS:
         return False
     usage = host.cache.parsed(walker, place, parse, _SIZE_MAX)
-    allowed = read_quota(quota or usage.quota)
+    allowed = read_quota(quota)
     if not usage.counted:
         return False
     too_big = bool(allowed.size) and usage.size >= allowed.size

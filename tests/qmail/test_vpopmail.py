@@ -8,9 +8,9 @@ import pytest
 
 from proxy.qmail.decide import Decision, Outcome
 from proxy.qmail.host import HostSettings, QmailHost
+from proxy.qmail.questions import Mailbox
 from proxy.qmail.vpopmail_data import (
     Build,
-    Mailbox,
     mailbox,
     parse_header,
     parse_program,
@@ -385,13 +385,21 @@ class TestWhichSource:
             (b"\x7fELF", Build()),
             (
                 b"\x7fELF vmysql: can't read settings from %s",
-                Build("mysql", many=False),
+                Build("mysql", None, False, None, False, None, False),
+            ),
+            (
+                b"\x7fELF vmysql: can't read settings from, FROM limits, domain is over"
+                b" quota",
+                Build("mysql", None, False, None, True, None, True),
             ),
             (
                 b"\x7fELF vpgsql: can't read settings from x and pw_domain = '%s'",
-                Build("pgsql", many=True),
+                Build("pgsql", None, True, None, False, None, False),
             ),
-            (b"\x7fELF vldap: can't read settings", Build("ldap")),
+            (
+                b"\x7fELF vldap: can't read settings",
+                Build("ldap", None, None, None, False, None, False),
+            ),
             (b"\x7fELF vldap: can't read settings vpasswd.cdb", Build()),
         ],
     )
