@@ -5,7 +5,7 @@ Maildir it is.  Called by ``vpopmail_quota``, and only where a key asks for it. 
 maildirquota.c and format_maildirquota() of vpopmail 5.
 
 A file that vpopmail would not trust, and count the messages instead, says nothing
-here: one message gets through, vpopmail counts, and then the file tells.
+here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
-from proxy.qmail.questions import Quota
-from proxy.qmail.walk import Place, Walker
+from proxy.qmail.questions import Quota, Stored
+from proxy.qmail.walk import READ, WRITE, Place, Walker
 
 # maildirsize_read(): a larger or older file is made anew.
 _SIZE_MAX = 5119
@@ -85,20 +85,30 @@ def _file(walker: Walker, maildir: Place) -> Place | None:
         return None
 
 
-def over_quota(host: QmailHost, walker: Walker, maildir: Place, quota: bytes) -> bool:
-    """Whether vpopmail would surely refuse even the smallest message.
+def over_quota(
+    host: QmailHost, walker: Walker, maildir: Place, allowed: Quota
+) -> bool | None:
+    """Whether vpopmail would refuse even the smallest message, ``None`` where it
+    would count (docheckquota()).
 
     Raises :class:`~proxy.qmail.errors.CannotTell`.
     """
     place = _file(walker, maildir)
-    if place is None:
-        return False
+    if place is None or not walker.identity.may(place.status, READ | WRITE):
+        return None
     status = place.status
     if status.st_size > _SIZE_MAX or host.clock() - status.st_mtime_ns > _AGE_NS:
-        return False
+        return None
     usage = host.cache.parsed(walker, place, parse, _SIZE_MAX)
-    allowed = read_quota(quota)
-    if not usage.counted:
+    if usage.size < 0 or usage.messages < 0:
+        return None  # so little that it is much: storage_t has no sign, since 5.5
+    if not is_over(Stored(usage.size, usage.messages), allowed):
         return False
-    too_big = bool(allowed.size) and usage.size >= allowed.size
-    return too_big or (bool(allowed.messages) and usage.messages >= allowed.messages)
+    return True if usage.counted else None
+
+
+def is_over(stored: Stored, allowed: Quota) -> bool:
+    """Whether there is no room for the smallest message, of one byte (qcalc())."""
+    if allowed.size and stored.size + 1 > allowed.size:
+        return True
+    return bool(allowed.messages) and stored.messages >= allowed.messages

@@ -7,6 +7,7 @@ whoever has the answer decides again, with all answers so far.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -82,16 +83,24 @@ class AskDaemon:
     name: bytes
 
 
+class Kind(enum.Enum):
+    """What a directory is to vpopmail: a Maildir, a domain, or a domain that may have
+    mailboxes in directories of one letter (USERS_BIG_DIR)."""
+
+    MAILDIR = "maildir"
+    DOMAIN = "domain"
+    HASHED = "hashed domain"
+
+
 @dataclass(frozen=True, slots=True)
 class AskCount:
-    """How much all Maildirs below ``directory`` have: :class:`Stored`.
+    """How much ``directory`` has, as ``identity`` sees it: :class:`Stored`.
 
-    As ``identity`` sees them; ``hashed`` is USERS_BIG_DIR.  ``sure``: somebody would
-    be refused for it, so the count should be fresh.
+    ``sure``: somebody would be refused for it, so the count should be fresh.
     """
 
     directory: bytes
-    hashed: bool
+    kind: Kind
     identity: Identity
     sure: bool
 

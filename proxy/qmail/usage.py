@@ -1,9 +1,9 @@
-"""How much a domain of vpopmail has: every message in all of its Maildirs.
+"""How much a Maildir of vpopmail has, or a whole domain: every message in it.
 
 Knows: which messages vpopmail counts, and for how much.  Knows not: when a count is
 wanted, or how long it may take (:mod:`proxy.rules.counts`, which does it in a thread
 of its own: nothing here touches what other decisions use).  Source:
-``readdomainquota()`` in maildirquota.c of vpopmail 5.4 to 5.6.
+``docheckquota()`` and ``readdomainquota()`` in maildirquota.c of vpopmail 5.4 to 5.6.
 
 A Maildir whose directories are what they were is not counted again: names come and go
 with a change of the directory, and the content of a message never changes
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from proxy.qmail.cache import SETTLED_NS, identity
 from proxy.qmail.errors import CannotTell, KernelError
-from proxy.qmail.questions import Stored
+from proxy.qmail.questions import Kind, Stored
 from proxy.qmail.view import FileView
 from proxy.qmail.walk import READ, Identity, Missing, Place, Walker
 
@@ -42,7 +42,7 @@ class Counted(NamedTuple):
 
 
 class Count:
-    """One count of a domain.  ``kept`` is what the next one may use."""
+    """One count.  ``kept`` is what the next one may use."""
 
     def __init__(
         self,
@@ -61,13 +61,21 @@ class Count:
         self._clock = clock
         self.kept: dict[bytes, Counted] = {}
 
-    def domain(self, directory: bytes, *, hashed: bool) -> Stored:
-        """All of it; raises :class:`CannotTell` where only the front door may not
-        look.
+    def all_of(self, directory: bytes, kind: Kind) -> Stored:
+        """What is in there; raises :class:`CannotTell` where only the front door may
+        not look."""
+        if kind is not Kind.MAILDIR:
+            return self._domain(directory, hashed=kind is Kind.HASHED)
+        maildir = self._directory(directory)
+        found = self._maildir(maildir) if maildir is not None else _EMPTY
+        return Stored(found.size, found.messages)
 
-        ``hashed`` is USERS_BIG_DIR: a name of one letter is a directory of more
-        mailboxes.  vpopmail begins at nothing again with each of them, and so it
-        is here: it is what it goes by.
+    def _domain(self, directory: bytes, *, hashed: bool) -> Stored:
+        """``readdomainquota()``.
+
+        In a ``hashed`` one, a name of one letter is a directory of more mailboxes.
+        vpopmail begins at nothing again with each of them, and so it is here: it is
+        what it goes by.
         """
         size = messages = 0
         base = self._directory(directory)
@@ -76,7 +84,7 @@ class Count:
                 below = directory + b"/" + name
                 if len(below) > _PATH_MAX:
                     raise CannotTell(below, "vpopmail can count no further")
-                size, messages = self.domain(below, hashed=True)
+                size, messages = self._domain(below, hashed=True)
             elif base is not None and len(directory) + len(name) + 10 <= _PATH_MAX:
                 found = self._mailbox(base, name)
                 size, messages = size + found.size, messages + found.messages
@@ -107,11 +115,12 @@ class Count:
             raise CannotTell(directory.path, error.strerror or "unreadable") from error
 
     def _mailbox(self, base: Place, name: bytes) -> Counted:
-        """``readuserquota()``, unless nothing has changed."""
         home = self._directory(name, base)
         maildir = self._directory(b"Maildir", home) if home is not None else None
-        if maildir is None:
-            return _EMPTY
+        return self._maildir(maildir) if maildir is not None else _EMPTY
+
+    def _maildir(self, maildir: Place) -> Counted:
+        """``readuserquota()``, unless nothing has changed."""
         places = list(self._message_directories(maildir))
         mark = hash(tuple(identity(place.status) for place in places))
         key = maildir.path

@@ -154,18 +154,18 @@ class Deliveries:
 
     def _check_room(self, rooms: Rooms, path: bytes, quota: bytes) -> None:
         """First the mailbox, then the domain."""
-        refuses = self.run.host.settings.vpopmail.over_quota == "reject"
-        code = BOUNCED if refuses else DEFERRED
-        if rooms.mailbox(path, self.here, quota):
-            self.note("{} is over its quota", path)
-            raise Exit(code, "the mailbox is over its quota", full=True)
-        room = rooms.domain(path, self.here)
+        self._check("mailbox", rooms.mailbox(path, self.here, quota))
+        self._check("domain", rooms.domain(path, self.here))
+
+    def _check(self, what: str, room: Room) -> None:
         if room is Room.FULL:
-            raise Exit(code, "the domain is over its quota", full=True)
+            refuses = self.run.host.settings.vpopmail.over_quota == "reject"
+            code = BOUNCED if refuses else DEFERRED
+            raise Exit(code, f"the {what} is over its quota", full=True)
         if room is Room.LATER:
-            raise Exit(DEFERRED, "the domain was over its quota", full=True)
+            raise Exit(DEFERRED, f"the {what} was over its quota", full=True)
         if room is Room.UNKNOWN:
-            self.note("undecided: whether the domain is over its quota")
+            self.note("undecided: whether the {} is over its quota", what)
             self.undecided = True
 
     def _forward(self, address: bytes) -> None:

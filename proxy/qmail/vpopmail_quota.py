@@ -18,12 +18,13 @@ from collections.abc import Callable
 
 from proxy.qmail.effect import Run
 from proxy.qmail.errors import CannotTell, KernelError
-from proxy.qmail.maildirsize import over_quota, quota_of, read_quota
+from proxy.qmail.maildirsize import is_over, over_quota, quota_of, read_quota
 from proxy.qmail.questions import (
     AskCount,
     AskDaemon,
     AskLimits,
     Daemon,
+    Kind,
     Need,
     NoAnswer,
     Question,
@@ -62,7 +63,7 @@ class Rooms:
         self._note = note
         self._daemon: tuple[Daemon | None] | None = None
 
-    def mailbox(self, path: bytes, here: Place, quota: bytes) -> bool:
+    def mailbox(self, path: bytes, here: Place, quota: bytes) -> Room:
         """Whether a Maildir is full (``user_over_maildirquota()``).
 
         ``quota`` is the account's; empty is the one of its file.  Raises
@@ -71,13 +72,16 @@ class Rooms:
         run = self._run
         maildir = run.walker.enter(path, here)
         quota = quota or quota_of(run.host, run.walker, maildir)
-        if not quota or quota.startswith(b"NO"):
-            return False
-        email = email_of(path, here.path)
-        stored = self._asked_daemon(email)
-        if stored is None:
-            return over_quota(run.host, run.walker, maildir, quota)
-        return mailbox_is_full(stored, read_quota(quota).size)
+        allowed = Quota() if quota.startswith(b"NO") else read_quota(quota)
+        if allowed == Quota():
+            return Room.ROOM
+        stored = self._asked_daemon(email_of(path, here.path))
+        over = over_quota(run.host, run.walker, maildir, allowed)
+        if stored is not None:
+            over = mailbox_is_full(stored, allowed.size)
+        if over is None:
+            return self._counted(path, maildir.path, Kind.MAILDIR, allowed)
+        return Room.FULL if over else Room.ROOM
 
     def domain(self, path: bytes, here: Place) -> Room:
         """Whether the domain is full of which a Maildir is
@@ -97,7 +101,9 @@ class Rooms:
             self._tell(name, stored, limits)
             over = domain_is_full(stored, limits.size, limits.messages)
             return Room.FULL if over else Room.ROOM
-        return self._counted(name, domain.directory, limits)
+        hashed = self._installed.build.hashed is not False
+        kind = Kind.HASHED if hashed else Kind.DOMAIN
+        return self._counted(name, domain.directory, kind, limits)
 
     # Limits.
 
@@ -147,7 +153,7 @@ class Rooms:
             home = self._installed.home
             self._daemon = (daemon(self._run.host, self._run.walker, home),)
         where = self._daemon[0]
-        if where is None or len(name) > _EMAIL_MAX:
+        if where is None or not name or len(name) > _EMAIL_MAX:
             return None
         answer = self._answer(AskDaemon(where, name))
         if isinstance(answer, Stored):
@@ -157,16 +163,17 @@ class Rooms:
             self._note("vusaged: {}: vpopmail counts itself", answer.why, at=where.path)
         return None
 
-    def _counted(self, name: bytes, directory: bytes, limits: Quota) -> Room:
+    def _counted(
+        self, name: bytes, directory: bytes, kind: Kind, limits: Quota
+    ) -> Room:
         """By a count, which is made afresh before it would refuse anybody."""
-        hashed = self._installed.build.hashed is not False
         identity = self._run.walker.identity
         over = False
         for sure in (False, True):
-            answer = self._answer(AskCount(directory, hashed, identity, sure))
+            answer = self._answer(AskCount(directory, kind, identity, sure))
             if not isinstance(answer, Stored):
                 why = answer.why if isinstance(answer, NoAnswer) else ""
-                self._note("cannot be counted: {}", why, at=directory)
+                self._note("not counted: {}", why, at=directory)
                 return Room.LATER if sure else Room.UNKNOWN
             over = is_over(answer, limits)
             if sure or not over:
@@ -184,13 +191,6 @@ class Rooms:
         if answer is None:
             raise Need(question)
         return answer
-
-
-def is_over(stored: Stored, limits: Quota) -> bool:
-    """Whether a domain has no room for the smallest message, of one byte."""
-    if limits.size and stored.size + 1 > limits.size:
-        return True
-    return bool(limits.messages) and stored.messages >= limits.messages
 
 
 def _shown(limits: Quota) -> str:

@@ -1,16 +1,17 @@
-"""Counts of what domains of vpopmail have, kept and made again in due time.
+"""Counts of what vpopmail's domains and mailboxes have, kept and made again in time.
 
 Knows: how old a count may be, and that counting must cost the sessions nothing.  Knows
 not: what is counted (:mod:`proxy.qmail.usage`).  Used by ``needs``.
 
 A domain may have millions of messages, and the disk may be slow.  So it is counted in
-a thread, one domain at a time, which rests as long as it has worked; nobody waits for
-it longer than for a database; and a domain is counted for a tenth of the time at most.
+a thread, one after the other, which rests as long as it has worked; nobody waits for
+it longer than for a database; and each is counted for a tenth of the time at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.qmail.errors import CannotTell
-from proxy.qmail.questions import AskCount, NoAnswer, Stored
+from proxy.qmail.questions import AskCount, Kind, NoAnswer, Stored
 from proxy.qmail.usage import Count, Counted
 from proxy.qmail.view import FileView
 from proxy.qmail.walk import Identity
@@ -33,18 +34,20 @@ SURE_AGE = 2.0
 SHARE = 10.0
 """And so many times as long as counting took."""
 
-_DOMAINS_MAX = 1000
+_RUNNING_MAX = 1000
+_RECORDS_MAX = 10_000
+_MAILBOXES_MAX = 100_000  # of all records, some 250 bytes each
 
 
 class _Subject(NamedTuple):
     directory: bytes
-    hashed: bool
+    kind: Kind
     identity: Identity
 
 
 @dataclass(slots=True)
 class _Record:
-    """The last count of a domain; ``failed`` says why there was none."""
+    """The last count of something; ``failed`` says why there was none."""
 
     stored: Stored | None = None
     failed: str = ""
@@ -68,7 +71,7 @@ class _Closed(Exception):
 
 
 class Counts:
-    """What each domain has, by the last count that is fresh enough."""
+    """What there is, by the last count that is fresh enough."""
 
     def __init__(
         self,
@@ -81,26 +84,28 @@ class Counts:
         self._timeout = timeout
         self._clock = clock
         self._records: dict[_Subject, _Record] = {}
+        self._mailboxes = 0
         self._running: dict[_Subject, asyncio.Future[_Record]] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._closed = False
 
     async def ask(self, question: AskCount) -> Stored | NoAnswer:
         """The count, or that there is none; raises nothing."""
-        subject = _Subject(question.directory, question.hashed, question.identity)
+        subject = _Subject(question.directory, question.kind, question.identity)
         record = self._records.get(subject)
         if record is not None and record.serves(self._clock(), sure=question.sure):
             return record.answer()
         running = self._running.get(subject) or self._begun(subject)
         if running is None:
-            return NoAnswer("too many domains are being counted")
+            return NoAnswer("too much is being counted")
         await asyncio.wait({running}, timeout=self._timeout)
         if not running.done():
-            return NoAnswer(f"not counted within {self._timeout:g} s")
+            where = os.fsdecode(subject.directory)
+            return NoAnswer(f"{where}: not counted within {self._timeout:g} s")
         return running.result().answer()
 
     def _begun(self, subject: _Subject) -> asyncio.Future[_Record] | None:
-        if self._closed or len(self._running) >= _DOMAINS_MAX:
+        if self._closed or len(self._running) >= _RUNNING_MAX:
             return None
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "count")
@@ -115,10 +120,16 @@ class Counts:
         del self._running[subject]
         if running.cancelled():
             return
-        self._records.pop(subject, None)
-        while len(self._records) >= _DOMAINS_MAX:
-            del self._records[next(iter(self._records))]
-        self._records[subject] = running.result()
+        self._forget(subject)
+        record = self._records[subject] = running.result()
+        self._mailboxes += len(record.mailboxes)
+        while len(self._records) > _RECORDS_MAX or self._mailboxes > _MAILBOXES_MAX:
+            self._forget(next(iter(self._records)))
+
+    def _forget(self, subject: _Subject) -> None:
+        record = self._records.pop(subject, None)
+        if record is not None:
+            self._mailboxes -= len(record.mailboxes)
 
     async def close(self) -> None:
         """Give up what is being counted."""
@@ -133,7 +144,7 @@ class Counts:
         count = Count(self._view, subject.identity, before.mailboxes, _Rest(self).pause)
         stored, failed = None, ""
         try:
-            stored = count.domain(subject.directory, hashed=subject.hashed)
+            stored = count.all_of(subject.directory, subject.kind)
         except CannotTell as error:
             failed = str(error)
         except _Closed:

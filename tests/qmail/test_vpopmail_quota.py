@@ -20,6 +20,7 @@ from proxy.qmail.questions import (
     AskLimits,
     Daemon,
     Found,
+    Kind,
     Mailbox,
     NoAnswer,
     Question,
@@ -70,8 +71,8 @@ def message(files: Files, path: bytes, size: int) -> None:
     own(files, DOMAIN + b"/" + path, b"x" * size)
 
 
-def count(files: Files, *, hashed: bool = True) -> Stored:
-    return Count(files, VPOPMAIL, {}, lambda: None).domain(DOMAIN, hashed=hashed)
+def count(files: Files, kind: Kind = Kind.HASHED, where: bytes = DOMAIN) -> Stored:
+    return Count(files, VPOPMAIL, {}, lambda: None).all_of(where, kind)
 
 
 def decided(
@@ -94,7 +95,7 @@ def decided(
             answers[need] = answer(need)
         else:
             assert isinstance(need, AskCount)
-            answers[need] = count(files, hashed=need.hashed)
+            answers[need] = count(files, need.kind, need.directory)
 
 
 class TestLimits:
@@ -309,7 +310,7 @@ class TestCount:
         maildir(files, b"dee")
         message(files, b"dee/Maildir/new/1.a.h", 8)
         assert count(files) == Stored(13, 2)
-        assert count(files, hashed=False).messages == 3
+        assert count(files, Kind.DOMAIN).messages == 3
 
     def test_directories_without_end(self, files: Files) -> None:
         deep = DOMAIN
@@ -337,20 +338,20 @@ class TestCount:
             return Count(watched, VPOPMAIL, before, lambda: None, lambda: now)
 
         first = counted({}, 10**18 + 10**7)
-        stored = first.domain(DOMAIN, hashed=True)
+        stored = first.all_of(DOMAIN, Kind.HASHED)
         # ann's was changed just now: what comes next may leave no mark.
         assert [key for key in first.kept if b"/ann/" in key] == []
         second = counted(first.kept, 10**18 + 10**9)
-        assert second.domain(DOMAIN, hashed=True) == stored
+        assert second.all_of(DOMAIN, Kind.HASHED) == stored
         assert DOMAIN + b"/ann/Maildir/new" in seen
         assert DOMAIN + b"/bea/Maildir/new" not in seen
         third = counted(second.kept, 10**18 + 2 * 10**9)
-        assert third.domain(DOMAIN, hashed=True) == stored
+        assert third.all_of(DOMAIN, Kind.HASHED) == stored
         assert DOMAIN + b"/ann/Maildir/new" not in seen
         watched.now_ns += 10**9
         message(watched, b"bea/Maildir/new/9.a.h", 5)
         fourth = counted(third.kept, 10**18 + 4 * 10**9)
-        assert fourth.domain(DOMAIN, hashed=True).messages == stored.messages + 1
+        assert fourth.all_of(DOMAIN, Kind.HASHED).messages == stored.messages + 1
         assert DOMAIN + b"/ann/Maildir/new" not in seen
 
     def test_giving_up(self, files: Files) -> None:
@@ -358,7 +359,48 @@ class TestCount:
             raise KeyError("enough")
 
         with pytest.raises(KeyError, match="enough"):
-            Count(files, VPOPMAIL, {}, pause).domain(DOMAIN, hashed=True)
+            Count(files, VPOPMAIL, {}, pause).all_of(DOMAIN, Kind.HASHED)
+
+
+class TestMailboxes:
+    """Where no file tells, the one Maildir is counted; bea's quota is 1000 bytes."""
+
+    @pytest.fixture
+    def files(self, files: Files) -> Files:
+        files.remove(DOMAIN + b"/bea/Maildir/new/1.a.host")
+        own(files, DOMAIN + b"/bea/Maildir/maildirsize", b"1000S\n1000 3\n0 0\n")
+        message(files, b"bea/Maildir/new/1.a.host", 900)
+        return files
+
+    def test_room(self, files: Files) -> None:
+        assert decided(files, b"bea@v.test").outcome is DELIVER
+
+    def test_full(self, files: Files) -> None:
+        message(files, b"bea/Maildir/new/3.a.host,S=76", 0)
+        decision = decided(files, b"bea@v.test")
+        assert decision.reason == "the mailbox is over its quota"
+        assert "Maildir/ has 1000 bytes in 3 messages; allowed are 1000 bytes" in (
+            explain(decision).replace("\n", " ")
+        )
+
+    def test_no_file(self, files: Files) -> None:
+        files.remove(DOMAIN + b"/bea/Maildir/maildirsize")
+        assert decided(files, b"bea@v.test").outcome is DELIVER
+        message(files, b"bea/Maildir/new/3.a.host,S=76", 0)
+        assert decided(files, b"bea@v.test").outcome is FULL
+
+    def test_a_file_that_vpopmail_may_not_write_is_none(self, files: Files) -> None:
+        own(files, DOMAIN + b"/bea/Maildir/maildirsize", b"1000S\n1000 3\n")
+        assert decided(files, b"bea@v.test", _nobody).outcome is FULL
+        files.file(DOMAIN + b"/bea/Maildir/maildirsize", b"1000S\n1000 3\n")
+        assert decided(files, b"bea@v.test").outcome is DELIVER
+
+    def test_an_account_without_a_quota_is_not_counted(self, files: Files) -> None:
+        assert decided(files, answer=_nobody).outcome is DELIVER
+
+    def test_no_count_is_undecided(self, files: Files) -> None:
+        decision = decided(files, b"bea@v.test", lambda _: NoAnswer("not yet"))
+        assert (decision.outcome, decision.undecided) == (DELIVER, True)
 
 
 class TestDoubt:
@@ -447,7 +489,8 @@ class TestDaemon:
         def answer(question: Question) -> Answer:
             if isinstance(question, AskDaemon):
                 return NoAnswer("connection refused")
-            return count(client)
+            assert isinstance(question, AskCount)
+            return count(client, question.kind, question.directory)
 
         decision = decided(client, answer=answer)
         assert decision.outcome is FULL

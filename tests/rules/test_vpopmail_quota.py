@@ -23,6 +23,7 @@ from proxy.qmail.questions import (
     Quota,
     Stored,
 )
+from proxy.qmail.questions import Kind as Directory
 from proxy.qmail.view import DirectoryView
 from proxy.qmail.walk import SUPERUSER
 from proxy.rules import vusaged
@@ -97,7 +98,7 @@ async def counting(
 
 
 def ask(*, sure: bool = False, directory: bytes = b"/d") -> AskCount:
-    return AskCount(directory, True, SUPERUSER, sure)
+    return AskCount(directory, Directory.HASHED, SUPERUSER, sure)
 
 
 async def test_a_count_serves_for_a_while(view: Gate, root: Path) -> None:
@@ -147,7 +148,7 @@ async def test_nobody_waits_for_ever_and_the_count_goes_on(view: Gate) -> None:
         view.open_.clear()
         for _ in range(3):
             answer = await counts.ask(ask())
-            assert answer == NoAnswer("not counted within 0.01 s")
+            assert answer == NoAnswer("/d: not counted within 0.01 s")
         assert view.counts == 1
         view.open_.set()
         while isinstance(await counts.ask(ask()), NoAnswer):
