@@ -116,6 +116,7 @@ def engine_in_steps(
         on_answer=on_answer,
         on_error=on_error,
         say=say,
+        tells_backend=commands(config),
     )
     rules: list[Rule] = []
     for number, name in enumerate(rule_names(config.rules)):

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.qmail.host import QmailHost
 from proxy.rules.spp_output import header_of, read_output
-from proxy.rules.verdict import Facts, Instead, Question
+from proxy.rules.verdict import Change, Facts, Instead, Question
 from tests.support.asked import HOSTILE, Asked
 from tests.support.files import Files
 
@@ -302,13 +302,13 @@ class TestSpp:
         it = self.it(tmp_path, rcpt=rcpt)
         verdict = await it.verdict()
         assert verdict is not None
-        assert verdict.became == b"x@y.test"
+        assert verdict.change == Change(b"x@y.test")
         passing = self.it(tmp_path, rcpt=rcpt)
         passing.keys["found"] = "pass"
         passing.__post_init__()
         bob = b"bob@example.test"
         answer = await passing.answer(Question(bob, mailbox=bob))
-        assert answer == Instead(b"x@y.test")
+        assert answer == Instead(Change(b"x@y.test"))
 
     @pytest.mark.parametrize(
         ("says", "wire"),
@@ -369,5 +369,5 @@ class TestSpp:
         assert (tmp_path / "out").read_bytes() == address
 
     def test_the_last_byte_is_lost(self) -> None:
-        assert read_output(b"E550 no", {}).text == b"550 n"
-        assert read_output(b"E", {}).end == b""
+        assert read_output(b"E550 no").text == b"550 n"
+        assert read_output(b"E").end == b""
