@@ -212,8 +212,9 @@ def recipients_file(settings: Settings, context: Context) -> Whole[Recipients]:
     return Whole(path, lambda: RecipientsLines(path, home), context)
 
 
-def load(settings: Settings, context: Context) -> Steps[SourceRule]:
-    """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`."""
+def build(settings: Settings, context: Context) -> Steps[SourceRule]:
+    """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`.
+    Its files may be large, so it is made in steps."""
     source: CdbSource | RecipientsSource
     if settings.format == "recipients":
         source = RecipientsSource(settings, context)
@@ -221,11 +222,6 @@ def load(settings: Settings, context: Context) -> Steps[SourceRule]:
         source = CdbSource(settings, context)
     yield from source.load()
     return SourceRule(settings, source, context)
-
-
-def build(settings: Settings, context: Context) -> SourceRule:
-    """The same at once."""
-    return at_once(load(settings, context))
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:

@@ -4,7 +4,8 @@ Knows: for which domains a source is asked, how long and how many times at once,
 its answers mean, what was said before, that an error is a deferral.  Knows not: any
 source.  A rule's module has ``Settings``, its keys
 (:class:`~proxy.config.rules.SourceKeys` or ``RemoteKeys``), and ``build(settings,
-context)``, which gives a :class:`SourceRule` around its :class:`Source`.
+context)``, which gives a :class:`SourceRule` around its :class:`Source`; as a generator
+(:data:`~proxy.rules.slices.Steps`) where it has much to read before.
 """
 
 from __future__ import annotations
