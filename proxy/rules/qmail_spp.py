@@ -83,8 +83,9 @@ class Settings(RemoteKeys):
     )
     found: Then = Field(
         default="pass",
-        description="What it means that no plugin objects: accept, reject, or pass:"
-        " the next rule is asked. accept: the plugins know every recipient.",
+        description="What it means that no plugin objects, or that all are switched"
+        " off: accept, reject, or pass: the next rule is asked. accept: the plugins"
+        " know every recipient.",
     )
 
 
@@ -111,7 +112,7 @@ class QmailSpp(BaseSource):
         session.begin(facts.transaction)
         if self._off(session, question, facts):
             return Finding(
-                Says.PASS, "switched off", change=self._change(session, question)
+                Says.FOUND, "switched off", change=self._change(session, question)
             )
         plugins = self._plugins(session, question)
         await self._greet(session, plugins, facts)
@@ -119,7 +120,7 @@ class QmailSpp(BaseSource):
         await self._mail(session, plugins, question, facts)
         if session.off:
             note = "switched off by a plugin"
-            return Finding(Says.PASS, note, change=self._change(session, question))
+            return Finding(Says.FOUND, note, change=self._change(session, question))
         for finding in session.refusals.values():
             return finding
         stored = _stored(session, b"R") or await self._rcpt(
