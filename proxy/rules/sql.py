@@ -310,7 +310,7 @@ class SqlSource:
     async def _answer(self, asked: Asked, known: dict[str, bytes]) -> Finding:
         if self._database is None:
             self._database = self._connect()
-        names, rows = await self._database.rows(asked.text, _bound(asked, known))
+        names, rows = await self._database.first(asked.text, _bound(asked, known))
         if not rows:
             return Finding(Says.MISSING, "no row")
         for name, value in zip(names, rows[0], strict=True):
