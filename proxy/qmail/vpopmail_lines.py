@@ -165,8 +165,8 @@ class Deliveries:
         if room is Room.LATER:
             raise Exit(DEFERRED, f"the {what} was over its quota", full=True)
         if room is Room.UNKNOWN:
-            self.note("undecided: whether the {} is over its quota", what)
-            self.undecided = True
+            # Not undecided: the mailbox is there, and no policy is to refuse it.
+            self.note("taken: whether the {} is over its quota is not known", what)
 
     def _forward(self, address: bytes) -> None:
         """qmail-inject sends it; what it reads otherwise than letter by letter is

@@ -398,9 +398,9 @@ class TestMailboxes:
     def test_an_account_without_a_quota_is_not_counted(self, files: Files) -> None:
         assert decided(files, answer=_nobody).outcome is DELIVER
 
-    def test_no_count_is_undecided(self, files: Files) -> None:
+    def test_no_count(self, files: Files) -> None:
         decision = decided(files, b"bea@v.test", lambda _: NoAnswer("not yet"))
-        assert (decision.outcome, decision.undecided) == (DELIVER, True)
+        assert (decision.outcome, decision.undecided) == (DELIVER, False)
 
 
 class TestDoubt:
@@ -431,11 +431,11 @@ class TestDoubt:
         assert decision.outcome is FULL_NOW
         assert "busy" in explain(decision)
 
-    def test_no_count_at_all_is_undecided(self, files: Files) -> None:
+    def test_no_count_at_all_is_no_reason_to_refuse(self, files: Files) -> None:
         own(files, LIMITS, b"quota: 1\n")
+        """And not in doubt either, which ``qmail.undecided`` might refuse."""
         decision = decided(files, answer=lambda _: NoAnswer("not yet"))
-        assert decision.outcome is DELIVER
-        assert decision.undecided
+        assert (decision.outcome, decision.undecided) == (DELIVER, False)
         assert "not yet" in explain(decision)
 
 
