@@ -28,7 +28,7 @@ from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
-from proxy.rules.slices import Steps, at_once
+from proxy.rules.slices import Steps, at_once, stepwise
 from proxy.rules.source import Context, OnAnswer, unheard, unsaid
 from proxy.rules.trouble import RuleError, Trouble
 from proxy.rules.verdict import OnRuleError, Rule
@@ -116,6 +116,7 @@ def engine_in_steps(
         on_answer=on_answer,
         on_error=on_error,
         say=say,
+        tells_backend=commands(config),
     )
     rules: list[Rule] = []
     for number, name in enumerate(rule_names(config.rules)):
@@ -136,10 +137,7 @@ def _rule(config: Config, number: int, context: Context) -> Steps[Rule]:
     keys: RuleKeys = config.rules[number]
     module = rule_module(keys.type)
     try:
-        if hasattr(module, "load"):
-            rule: Rule = yield from module.load(keys, context)
-        else:
-            rule = module.build(keys, context)
+        rule: Rule = yield from stepwise(module.build(keys, context))
     except Exception as error:  # others' rules raise what they like
         from proxy.check.rules import problem_of
 

@@ -24,7 +24,7 @@ from proxy import assemble, obstacles
 from proxy.config import Config
 from proxy.explain_client import ClientStep, standing
 from proxy.rules.engine import Closable, Engine
-from proxy.rules.verdict import ANYBODY, Kind, Question, Verdict
+from proxy.rules.verdict import ANYBODY, Facts, Kind, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.command import has_control
 from proxy.smtp.path import read_path
@@ -107,8 +107,16 @@ class Explainer:
         raw = is_argument(given)
         address = read_path(given) if raw else given
         asked = self._asked
+        facts = Facts(session={}, transaction=object())
         answer = self._engine.ask(
-            Question(address, asked.sender, asked.client, self._relayclient, since)
+            Question(
+                address,
+                asked.sender,
+                asked.client,
+                self._relayclient,
+                since,
+                facts=lambda: facts,
+            )
         )
         if not isinstance(answer, Verdict):
             answer = self._wait(answer)

@@ -168,10 +168,10 @@ async def test_a_rule_of_others_may_raise_anything(
 ) -> None:
     """A HUP then leaves the old one, as for every other error in a rule."""
 
-    def load(*_: object) -> None:
+    def build(*_: object) -> None:
         raise KeyError("odd")
 
-    monkeypatch.setattr(rule_module("list"), "load", load)
+    monkeypatch.setattr(rule_module("list"), "build", build)
     engines = makes_engines()
     with pytest.raises(ConfigError, match="cannot be made: KeyError: 'odd'"):
         await engines.make(config, assemble.qmail_host(config))

@@ -208,6 +208,17 @@ class TestOthersRules:
             assert status == expected
             assert "3 letters?" in output
 
+    def test_it_may_be_made_in_steps(self, tmp_path: Path, installed: str) -> None:
+        in_steps = THEIRS.replace(
+            "    return SourceRule(", "    yield\n    return SourceRule("
+        )
+        write(tmp_path / "site/counting_rule.py", in_steps)
+        path = with_rule(tmp_path, 'type = "counting"\nletters = 3', alone=True)
+        given = "explain", path, "bob@example.test"
+        status, output, _ = backstop(*given, PYTHONPATH=installed)
+        assert status == 0
+        assert "3 letters?" in output
+
     def test_its_check_is_asked(self, tmp_path: Path, installed: str) -> None:
         path = with_rule(tmp_path, 'type = "counting"\nletters = 99', alone=True)
         status, output, _ = backstop("check", path, PYTHONPATH=installed)

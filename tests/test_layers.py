@@ -60,6 +60,7 @@ LIBRARIES = {
         "doctor.show",
     },
     "sqlalchemy": {"rules.database"},
+    "asyncmy": {"rules.drivers"},
     "dns": {"doctor.names"},
     "uvloop": {"process.loops"},
     "compression": {"report.sources"},  # the standard library's, from 3.14 on

@@ -18,8 +18,8 @@ class Client(NamedTuple):
     """A client's connection: its own end, and ours; ports are 0 where a socket
     has none (a Unix socket).
 
-    ``variables`` are for the environment of a program; ``extended`` says that
-    the client said EHLO.
+    ``variables`` are for the environment of a program, which is to be ``without``
+    others; ``extended`` says that the client said EHLO.
     """
 
     address: str
@@ -28,6 +28,7 @@ class Client(NamedTuple):
     local_port: int
     variables: Variables = ()
     extended: bool = True
+    without: tuple[bytes, ...] = ()
 
 
 def without_relayclient(variables: Variables) -> Variables:

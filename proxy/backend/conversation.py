@@ -82,6 +82,12 @@ class Conversation:
 
     # Requests.
 
+    def know(self, client: Client) -> None:
+        """More is known of the client now; programs that are started for its next
+        transactions are told."""
+        self._client = client
+        self._link.know(client)
+
     def turn_to(self, group: Group) -> bool:
         """Have what comes served by ``group``; ``False`` while the transaction
         that is under way may have a recipient at another one."""
@@ -104,8 +110,12 @@ class Conversation:
         elif link.ready:
             if self._step is _Step.IDLE:
                 self._mail = mail
-                link.go_on()
-                self._send_envelope()
+                if link.outdated and not self._authenticated:
+                    link.give_back()
+                    self._open(helo)
+                else:
+                    link.go_on()
+                    self._send_envelope()
             else:
                 self._ask((self._rcpt(argument), self._rcpt_answered))
 

@@ -58,6 +58,7 @@ class Link:
         "fresh",
         "group",
         "helo",
+        "outdated",
         "ready",
     )
 
@@ -84,6 +85,8 @@ class Link:
         self.ready = False
         """Whether the channel was greeted."""
         self.fresh = False
+        self.outdated = False
+        """Whether a program was started when less was known of the client."""
 
     @property
     def opening(self) -> bool:
@@ -96,6 +99,12 @@ class Link:
         self._alone = alone
         self._others = self.group.candidates()
         self._connect()
+
+    def know(self, client: Client) -> None:
+        """More is known of the client now."""
+        self._client = client
+        there = self.channel is not None or self.opening
+        self.outdated = there and bool(self.backend.settings.command)
 
     def go_on(self) -> None:
         """Another transaction over the same connection."""
@@ -160,6 +169,7 @@ class Link:
     def _connect(self) -> None:
         """Go to the first of those that may be tried."""
         backend = self._others.pop(0)
+        self.outdated = False
         if backend is not self.backend:
             self.backend = backend
             self.fresh = False

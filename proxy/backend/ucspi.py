@@ -55,6 +55,8 @@ def environment(
         _set_end(variables, name + b"REMOTE", remote, client.port)
         _set_end(variables, name + b"LOCAL", local, client.local_port)
     variables.update(client.variables)
+    for name in client.without:
+        variables.pop(name, None)
     return variables
 
 

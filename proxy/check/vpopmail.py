@@ -13,12 +13,13 @@ from proxy.qmail.control import ControlError
 from proxy.qmail.decide import Decision, decide
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
+from proxy.qmail.questions import Answers, AskAccounts, Found, Mailbox
 from proxy.qmail.vpopmail import (
     EXTENSION_NOT_KNOWN,
     NOT_USABLE,
     SOURCE_NOT_KNOWN,
 )
-from proxy.qmail.vpopmail_data import LDAP, Answers, Found, Mailbox
+from proxy.qmail.vpopmail_data import LDAP
 
 _DOMAINS_MAX = 1000
 
@@ -63,7 +64,7 @@ def _asked(host: QmailHost, domain: bytes) -> Decision:
     """The decision; a database is taken to know the user before the dash."""
     answers: Answers = {}
     decision = decide(host, _WHOLE + b"@" + domain)
-    if decision.need is not None:
+    if isinstance(decision.need, AskAccounts):
         answers = {decision.need: Found({}, {_NAME: Mailbox(0, b"", b"")})}
         decision = decide(host, _WHOLE + b"@" + domain, answers=answers)
     return decision

@@ -53,8 +53,9 @@ class Vpopmail(Section):
     )
     over_quota: Literal["accept", "defer", "reject"] = Field(
         default="accept",
-        description="Mail to a mailbox that is over its quota, which vpopmail bounces."
-        " accept: taken. defer: 452, it comes again. reject: 552.",
+        description="Mail to a mailbox or a domain that is over its quota, which"
+        " vpopmail bounces. accept: taken, and nothing is counted. defer: 452, it comes"
+        " again. reject: 552.",
     )
     connections: Weight = Field(
         default=4,
@@ -64,5 +65,6 @@ class Vpopmail(Section):
     timeout: Seconds = Field(
         default=5.0,
         description="Seconds for an answer of its database. After it the recipient is"
-        " deferred (451).",
+        " deferred (451). So long a count of a domain is waited for, too, without"
+        " which mail is taken.",
     )

@@ -43,7 +43,7 @@ from proxy.observe.events import (
     LimitHit,
     MessageEnded,
 )
-from proxy.rules.verdict import Facts, Question, Verdict
+from proxy.rules.verdict import Changed, Facts, Question, Verdict
 from proxy.smtp import replies
 from proxy.smtp.dialogue import Dialogue
 from proxy.smtp.driver import Pending
@@ -64,6 +64,8 @@ class Session(Authenticated, Encrypted, SMTP):
 
     _rules_keep: dict[object, Any] | None = None  # see told.facts_of()
     _instead: bytes | None = None  # what a rule makes of the RCPT that is decided
+    _rules_variables: Changed = ()  # what rules make of the backend's environment
+    _sender_kept: object = None  # the transaction whose sender a rule cannot change
 
     def __init__(self, door: Door) -> None:  # not SMTP's: see the module
         self.deadline = _NEVER

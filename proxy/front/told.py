@@ -8,10 +8,11 @@ and its parts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from proxy.backend.client import Client
+from proxy.backend.client import Client, Variables
 from proxy.rules.verdict import Facts
 from proxy.smtp.received import protocol_name, received_line
 
@@ -22,10 +23,20 @@ if TYPE_CHECKING:
 def client_of(session: Session) -> Client:
     """Both ends of the connection, and what is said of the client."""
     client = session._ends or _socket_ends(session._socket)
-    variables = session._variables
+    # Who may relay is never a rule's to say.
+    changed = [each for each in session._rules_variables if each[0] != b"RELAYCLIENT"]
+    variables = (*session._variables, *_set(changed))
     if session._relayclient is not None:
         variables = (*variables, (b"RELAYCLIENT", session._relayclient))
-    return client._replace(variables=variables, extended=session._dialogue.extended)
+    return client._replace(
+        variables=variables,
+        without=tuple(name for name, value in changed if value is None),
+        extended=session._dialogue.extended,
+    )
+
+
+def _set(changed: Iterable[tuple[bytes, bytes | None]]) -> Variables:
+    return tuple((name, value) for name, value in changed if value is not None)
 
 
 def facts_of(session: Session) -> Facts:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from proxy.backend.conversation import Conversation
 from proxy.front.told import client_of
-from proxy.observe.events import RecipientDecided
-from proxy.rules.verdict import Kind, Verdict
+from proxy.observe.events import Notice, RecipientDecided
+from proxy.rules.verdict import Change, Kind, Verdict
 from proxy.smtp import replies
 from proxy.smtp.driver import Pending
 from proxy.smtp.path import write_path
@@ -46,17 +46,20 @@ async def decide_later(
 def decide_now(session: Session, recipient: bytes, verdict: Verdict) -> Reply | Pending:
     """What the dialogue hears of ``verdict``."""
     dialogue = session._dialogue
-    became = verdict.became
-    session._instead = write_path(became) if became else None
-    if verdict.kind is Kind.ACCEPT and not served(session, became or recipient):
-        verdict = _ELSEWHERE
+    sender = dialogue.transaction.sender
+    session._instead = None
+    if verdict.kind is Kind.ACCEPT:
+        change = verdict.change
+        other = b"" if change is None else _changed(session, change)
+        if not served(session, other or recipient):
+            verdict = _ELSEWHERE
     session._recipients += 1
     session._door.observer(
         RecipientDecided(
             session._id,
             session._client,
             dialogue.helo,
-            dialogue.transaction.sender,
+            sender,
             recipient,
             verdict.kind.value,
             verdict.observed.value if verdict.observed else "",
@@ -72,6 +75,28 @@ def decide_now(session: Session, recipient: bytes, verdict: Verdict) -> Reply | 
     if verdict.kind is Kind.REJECT and not verdict.gate:
         return _guessed(session, verdict.reply)
     return verdict.reply
+
+
+def _changed(session: Session, change: Change) -> bytes:
+    """See to what a rule has changed; the other recipient, empty for the same."""
+    transaction = session._dialogue.transaction
+    if change.variables != session._rules_variables:
+        session._rules_variables = change.variables
+        if session._conversation is not None:
+            session._conversation.know(client_of(session))
+    sender = change.sender
+    made = sender is None or transaction.send_as(sender)
+    if not made and session._sender_kept is not transaction:
+        session._sender_kept = transaction
+        session._door.observer(Notice("warning", _too_late(session, sender or b"")))
+    session._instead = write_path(change.recipient) if change.recipient else None
+    return change.recipient
+
+
+def _too_late(session: Session, sender: bytes) -> str:
+    name = sender[:200].decode("latin-1")
+    why = "the backend has been told of the mail before, or cannot be told so"
+    return f"session {session._id}: the sender should become {name}: not done, {why}"
 
 
 def _guessed(session: Session, refusal: Reply) -> Reply | Pending:

@@ -108,7 +108,8 @@ def _validrcptto(place: _Place) -> Iterator[Proposal]:
 
 
 def _goodrcptto(place: _Place) -> Iterator[Proposal]:
-    text, table = place.there("goodrcptto"), place.there("goodrcptto.cdb")
+    """Eben Pratt's patch."""
+    text, table = place.there("goodrcptto"), place.there("moregoodrcptto.cdb")
     if text or table:
         keys: Keys = {"type": "cdb", "format": "goodrcptto", "found": "pass"}
         keys |= {"file": table} if table else {}

@@ -145,7 +145,8 @@ TABLE = (
         "counter",
         ("rule", "answer"),
         "What sources of recipients said, those of type qmail aside (`vpopmail` are "
-        "the databases behind vpopmail): found, missing, accept, reject, defer, pass, "
+        "the databases behind vpopmail, `vpopmail-quota` counts of its domains and its "
+        "usage daemon): found, missing, accept, reject, defer, pass, "
         "error, timeout, remembered, last known good. "
         "old data: once more for each answer from a file's data of before.",
     ),

@@ -27,9 +27,9 @@ from proxy.qmail.local import (
 )
 from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller, getpw
+from proxy.qmail.questions import NO_ANSWERS, Answers, Need, Question
 from proxy.qmail.trail import SILENT, Step, Trail
 from proxy.qmail.users import AssignError, assigned
-from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers, Need, Question
 from proxy.smtp.path import ADDRESS_MAX
 
 # Forwards that fork at every step would grow without end; qmail itself stops
@@ -100,7 +100,7 @@ def decide(
     ``traced`` asks for the reasons.  Never raises for anything that the files
     may contain.
 
-    Where a database has to be asked, the outcome is ``NEEDS`` and ``need`` the
+    Where files do not tell it at once, the outcome is ``NEEDS`` and ``need`` the
     question; whoever has the answer asks again, with all ``answers`` so far.
     """
     moment = host.moment(since)
@@ -195,7 +195,7 @@ def _arrived(
 
 
 def _needs(need: Need) -> Decision:
-    return Decision(Outcome.NEEDS, "a database has to be asked", need=need.question)
+    return Decision(Outcome.NEEDS, "something must be asked", need=need.question)
 
 
 TROUBLE = (ControlError, CannotTell, KernelError)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from proxy.qmail.host import QmailHost
+from proxy.qmail.questions import NO_ANSWERS, Answers
 from proxy.qmail.trail import Trail
 from proxy.qmail.view import OpenFile
-from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers
 from proxy.qmail.walk import Place, Walker
 
 # exit(100) and its like; qmail-command.8, "EXIT CODES".

@@ -32,8 +32,8 @@ from proxy.qmail.host import QmailHost
 from proxy.qmail.mailboxes import maildir_fault, mbox_fault
 from proxy.qmail.moment import Moment
 from proxy.qmail.passwd import Controller
+from proxy.qmail.questions import NO_ANSWERS, Answers
 from proxy.qmail.trail import SILENT, Trail
-from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers
 from proxy.qmail.walk import SUPERUSER, Identity, Listed, Place
 
 # qmail-queue.c, ADDR: a longer envelope address is refused for good.

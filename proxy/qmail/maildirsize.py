@@ -1,11 +1,11 @@
 """Whether a Maildir is over its quota, as far as its ``maildirsize`` tells.
 
 Knows: the Maildir++ file and vpopmail's spellings of quotas.  Knows not: whose
-Maildir it is.  Called by ``vpopmail``, and only where a key asks for it.  Source:
+Maildir it is.  Called by ``vpopmail_quota``, and only where a key asks for it.  Source:
 maildirquota.c and format_maildirquota() of vpopmail 5.
 
 A file that vpopmail would not trust, and count the messages instead, says nothing
-here: one message gets through, vpopmail counts, and then the file tells.
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from proxy.qmail.errors import KernelError
 from proxy.qmail.host import QmailHost
-from proxy.qmail.walk import Place, Walker
+from proxy.qmail.questions import Quota, Stored
+from proxy.qmail.walk import READ, WRITE, Place, Walker
 
 # maildirsize_read(): a larger or older file is made anew.
 _SIZE_MAX = 5119
@@ -24,13 +25,6 @@ _AGE_NS = 15 * 60 * 1_000_000_000
 _UNITS = {b"M": 1 << 20, b"K": 1 << 10}
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 _COUNTED = re.compile(rb"[ \t]*(-?[0-9]+)[ \t]+(-?[0-9]+)")
-
-
-class Quota(NamedTuple):
-    """Bytes and messages; 0 is no limit."""
-
-    size: int = 0
-    messages: int = 0
 
 
 class Usage(NamedTuple):
@@ -75,24 +69,46 @@ def parse(content: bytes) -> Usage:
     return Usage(first, size, count, len(lines) == 1)
 
 
-def over_quota(host: QmailHost, walker: Walker, maildir: Place, quota: bytes) -> bool:
-    """Whether vpopmail would surely refuse even the smallest message.
+def quota_of(host: QmailHost, walker: Walker, maildir: Place) -> bytes:
+    """``read_quota_from_maildir()``, for an account without a quota; empty where there
+    is none.  Raises :class:`~proxy.qmail.errors.CannotTell`."""
+    place = _file(walker, maildir)
+    if place is None or place.status.st_size > _SIZE_MAX:
+        return b""
+    return host.cache.parsed(walker, place, parse, _SIZE_MAX).quota
 
-    ``quota`` is the account's; empty takes that of the file.  Raises
-    :class:`~proxy.qmail.errors.CannotTell`.
-    """
-    if quota.startswith(b"NO"):
-        return False
+
+def _file(walker: Walker, maildir: Place) -> Place | None:
     try:
-        place = walker.readable(b"maildirsize", maildir)
+        return walker.readable(b"maildirsize", maildir)
     except KernelError:
-        return False
+        return None
+
+
+def over_quota(
+    host: QmailHost, walker: Walker, maildir: Place, allowed: Quota
+) -> bool | None:
+    """Whether vpopmail would refuse even the smallest message, ``None`` where it
+    would count (docheckquota()).
+
+    Raises :class:`~proxy.qmail.errors.CannotTell`.
+    """
+    place = _file(walker, maildir)
+    if place is None or not walker.identity.may(place.status, READ | WRITE):
+        return None
     status = place.status
     if status.st_size > _SIZE_MAX or host.clock() - status.st_mtime_ns > _AGE_NS:
-        return False
+        return None
     usage = host.cache.parsed(walker, place, parse, _SIZE_MAX)
-    allowed = read_quota(quota or usage.quota)
-    if not usage.counted:
+    if usage.size < 0 or usage.messages < 0:
+        return None  # so little that it is much: storage_t has no sign, since 5.5
+    if not is_over(Stored(usage.size, usage.messages), allowed):
         return False
-    too_big = bool(allowed.size) and usage.size >= allowed.size
-    return too_big or (bool(allowed.messages) and usage.messages >= allowed.messages)
+    return True if usage.counted else None
+
+
+def is_over(stored: Stored, allowed: Quota) -> bool:
+    """Whether there is no room for the smallest message, of one byte (qcalc())."""
+    if allowed.size and stored.size + 1 > allowed.size:
+        return True
+    return bool(allowed.messages) and stored.messages >= allowed.messages

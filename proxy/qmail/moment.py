@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import stat as stat_bits
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from proxy.qmail import send, smtpd
 from proxy.qmail.cache import SETTLED_NS, FileCache
@@ -64,6 +64,9 @@ class _Watch:
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
         return self._view.names(path, prefix, limit)
+
+    def listing(self, path: bytes) -> Iterator[bytes]:
+        return self._view.listing(path)
 
     def open(self, path: bytes) -> OpenFile:
         return self._view.open(path)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_bits
+from collections.abc import Iterator
 from typing import Protocol
 
 
@@ -88,6 +89,10 @@ class FileView(Protocol):
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
         """The names in a directory that begin with ``prefix``; ``None`` for a
         directory of more than ``limit`` names."""
+        ...
+
+    def listing(self, path: bytes) -> Iterator[bytes]:
+        """All names in a directory but ``.`` and ``..``, in its order."""
         ...
 
     def open(self, path: bytes) -> OpenFile:
@@ -174,6 +179,11 @@ class DirectoryView:
                 if entry.name.startswith(prefix):
                     found.append(entry.name)
         return frozenset(found)
+
+    def listing(self, path: bytes) -> Iterator[bytes]:
+        with os.scandir(self._root + path) as entries:
+            for entry in entries:
+                yield entry.name
 
     def open(self, path: bytes) -> OpenFile:
         descriptor = os.open(self._root + path, self._FLAGS)

@@ -3,28 +3,23 @@
 Knows: the order of aliases, mailbox, extension and default; the user's own .qmail.
 Knows not: where accounts are kept (:mod:`proxy.qmail.vpopmail_data`), what a line
 leads to (:mod:`proxy.qmail.vpopmail_lines`), any network: what only a database can
-tell becomes a :class:`~proxy.qmail.vpopmail_data.Need`.  Called through
+tell becomes a :class:`~proxy.qmail.questions.Need`.  Called through
 :mod:`proxy.qmail.known`.  Source: vdelivermail.c, vpopmail.c of
 vpopmail 5.4 to 5.6.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from proxy.qmail.cdb import CdbError, cdb_get
 from proxy.qmail.effect import Effect, Run
 from proxy.qmail.errors import CannotTell, KernelError
+from proxy.qmail.questions import AskAccounts, Found, Mailbox, Need, NoAnswer
 from proxy.qmail.vpopmail_data import (
     CDB,
     DATABASES,
-    Backend,
     Build,
-    Found,
-    Mailbox,
-    Need,
-    NoAnswer,
-    Question,
+    Domain,
+    Installed,
+    assigned,
     backend,
     build,
     existing,
@@ -34,13 +29,13 @@ from proxy.qmail.vpopmail_data import (
     valid_user,
 )
 from proxy.qmail.vpopmail_lines import BOUNCED, DEFERRED, DELIVERED, Deliveries, Exit
+from proxy.qmail.vpopmail_quota import Rooms
 from proxy.qmail.walk import Missing, Place
 
 _BOUNCE_MAIL = 0x10  # vpopmail.h
 
 _AUTH_SIZE = 300  # vdelivermail.c: what of EXT and HOST is looked at
 _LOWER_MAX = 156  # lowerit(): the rest is cut off
-_DOMAIN_MAX = 96
 _QMAIL_LINE = 500  # fgets(3): a byte less is read at a time
 
 SOURCE_NOT_KNOWN = "where its users are is not known: {} found (vpopmail.source)"
@@ -49,18 +44,11 @@ EXTENSION_NOT_KNOWN = "with qmail-ext, {} takes this: not known (vpopmail.qmail_
 """Steps of the trail that ask the administrator for something."""
 
 
-class _Domain(NamedTuple):
-    """``vget_assign()``: the real domain and its directory."""
-
-    name: bytes
-    directory: bytes
-
-
 def vdelivermail(arguments: list[bytes], run: Run) -> Effect | None:
     """What ``vdelivermail '' default`` would do.
 
     ``None`` where it cannot be known which backend holds the users.  Raises
-    :class:`CannotTell`, :class:`~proxy.qmail.vpopmail_data.Need`.
+    :class:`CannotTell`, :class:`~proxy.qmail.questions.Need`.
     """
     if not run.program.startswith(b"/"):
         return None  # whichever of that name PATH leads to
@@ -88,7 +76,7 @@ class _Vdelivermail:
         self.base, dash, rest = self.user.partition(b"-")
         self.rest = rest.replace(b".", b":")
         self.has_extension = bool(dash)
-        self.domain: _Domain | None = None
+        self.domain: Domain | None = None
         self.home = self.settings.home or _above_bin(run.program)
         self.found: Found | None = None
 
@@ -105,6 +93,9 @@ class _Vdelivermail:
         if not kind:
             self.to.leave_undecided()
             return
+        if self.settings.over_quota != "accept":
+            installed = Installed(self.home, kind, built)
+            self.to.rooms = Rooms(self.run, installed, self.to.note)
         extensions = self._extensions(built)
         if self.to.loops(self.user + b"@" + self._name):
             raise Exit(BOUNCED, "mail is looping")
@@ -132,24 +123,16 @@ class _Vdelivermail:
 
     # Which domain, and where its users are.
 
-    def _assigned(self) -> _Domain | None:
+    def _assigned(self) -> Domain | None:
         """users/cdb: an alias domain leads to the real one."""
-        cdb = self.run.users_cdb()
-        key = b"!" + self.address + b"-"
-        try:
-            data = cdb_get(cdb, key) if cdb is not None and self.address else None
-        except (CdbError, OSError) as error:
-            raise CannotTell(b"users/cdb", str(error)) from error
-        fields = (data or b"").split(b"\0")
-        if data is None or len(fields) < 4:
+        found = assigned(self.run.users_cdb(), self.address)
+        if found is None:
             text = "has no entry {}: vpopmail knows no user of that domain"
-            self.to.note(text, key[1:], at=b"users/cdb")
-            return None
-        name = fields[0][:_DOMAIN_MAX]
-        if name != self.address:
+            self.to.note(text, self.address + b"-", at=b"users/cdb")
+        elif found.name != self.address:
             text = "{} is an alias domain of {}"
-            self.to.note(text, self.address, name, at=b"users/cdb")
-        return _Domain(name, fields[3])
+            self.to.note(text, self.address, found.name, at=b"users/cdb")
+        return found
 
     def _kind(self) -> tuple[str, Build]:
         """The backend, and what is known of the build; ``""`` if that is not."""
@@ -198,19 +181,19 @@ class _Vdelivermail:
         layout = self.settings.layout
         if layout != "auto":
             built = built._replace(many=layout == "many-domains")
-        place: Backend = backend(self.run.host, self.walker, self.home, kind, built)
+        place = backend(self.run.host, self.walker, self.home, kind, built)
         users: tuple[bytes, ...] = (self.user,)
         aliases = (self.user, *self._defaults())
         if self.has_extension and extensions is not False:
             users, aliases = (*users, self.base), (*aliases, self.base)
-        question = Question(place, self._name, tuple(dict.fromkeys(aliases)), users)
+        question = AskAccounts(place, self._name, tuple(dict.fromkeys(aliases)), users)
         answer = self.run.answers.get(question)
-        if answer is None:
+        if not isinstance(answer, Found):
+            if isinstance(answer, NoAnswer):
+                # vdelivermail defers, too; but what it will do then is not known now.
+                raise CannotTell(place.path, f"its database: {answer.why}")
             self.to.note("names the database that has to be asked", at=place.path)
             raise Need(question)
-        if isinstance(answer, NoAnswer):
-            # vdelivermail defers, too; but what it will do then is not known now.
-            raise CannotTell(place.path, f"its database: {answer.why}")
         for asked in answer.asked:
             self.to.note("{}", asked, at=place.path)
         self.found = answer

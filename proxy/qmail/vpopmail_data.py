@@ -1,8 +1,8 @@
 """Where vpopmail keeps its users: its own files, and what to ask a database.
 
 Knows: vpasswd and vpasswd.cdb, ``etc/vpopmail.*``, what vpopmail was built with as
-far as files tell; questions and answers as values.  Knows not: any network
-(:mod:`proxy.rules.vpopmail` asks the questions), what a mailbox leads to
+far as files tell.  Knows not: what is asked of a database
+(:mod:`proxy.qmail.questions`), what a mailbox leads to
 (:mod:`proxy.qmail.vpopmail`).  Source: vcdb.c, vmysql.c, vpgsql.c, vldap.c of
 vpopmail 5.4 to 5.6.
 """
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.qmail.cdb import CdbError, cdb_get
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
+from proxy.qmail.questions import Backend, Mailbox
+from proxy.qmail.view import OpenFile
 from proxy.qmail.walk import Place, Walker
 
 CDB, MYSQL, PGSQL, LDAP = "cdb", "mysql", "pgsql", "ldap"
@@ -27,82 +27,50 @@ _VPASSWD_MAX = 64 << 20
 _PROGRAM_MAX = 16 << 20
 _SETTINGS_MAX = 1 << 16
 _LINE_MAX = 255  # conn_info in load_connection_info()
-
-
-class Mailbox(NamedTuple):
-    """One account: the flags of ``pw_gid``, its home and its quota."""
-
-    flags: int
-    directory: bytes
-    quota: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A database as vpopmail's own file names it.
-
-    ``path`` is that file; ``host`` is empty for the driver's default, ``port`` 0,
-    ``socket`` the path that MySQL's file may have instead.  ``database`` is the
-    base DN of LDAP.  ``many`` says whether all domains share one table, ``None``
-    that it is not known.
-    """
-
-    kind: str
-    path: bytes
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-    database: str = ""
-    socket: str = ""
-    many: bool | None = None
-
-
-class Question(NamedTuple):
-    """What has to be asked: which of the names are aliases of ``domain``, and
-    which are mailboxes.  All in lower case, of the characters that vpopmail
-    allows (:func:`valid_user`)."""
-
-    backend: Backend
-    domain: bytes
-    aliases: tuple[bytes, ...]
-    users: tuple[bytes, ...]
-
-
-class Found(NamedTuple):
-    """The answer: lines by alias, accounts by name; ``asked`` are the queries in
-    words, for the trail."""
-
-    aliases: Mapping[bytes, tuple[bytes, ...]]
-    mailboxes: Mapping[bytes, Mailbox]
-    asked: tuple[str, ...] = ()
-
-
-class NoAnswer(NamedTuple):
-    """The database is down, slow or broken: a deferral."""
-
-    why: str
-
-
-Answers = Mapping[Question, Found | NoAnswer]
-NO_ANSWERS: Answers = {}
-
-
-class Need(Exception):
-    """The decision cannot go on without the answer to ``question``."""
-
-    def __init__(self, question: Question) -> None:
-        super().__init__(question)
-        self.question = question
+_DOMAIN_MAX = 96
 
 
 class Build(NamedTuple):
-    """What vpopmail was built with; ``None`` (and ``""``) where files do not tell."""
+    """What vpopmail was built with; ``None`` (and ``""``) where files do not tell.
+
+    ``hashed`` is USERS_BIG_DIR, ``sql_limits`` ENABLE_MYSQL_LIMITS.
+    """
 
     kind: str = ""
     extensions: bool | None = None
     many: bool | None = None
     replication: bool | None = None
+    domain_quotas: bool | None = None
+    hashed: bool | None = None
+    sql_limits: bool | None = None
+
+
+class Installed(NamedTuple):
+    """A vpopmail: its home, the back end that holds its users, and its build."""
+
+    home: bytes
+    kind: str
+    build: Build
+
+
+class Domain(NamedTuple):
+    """A real domain and its directory."""
+
+    name: bytes
+    directory: bytes
+
+
+def assigned(cdb: OpenFile | None, domain: bytes) -> Domain | None:
+    """``vget_assign()``: users/cdb leads an alias domain to the real one.
+
+    Raises :class:`CannotTell`.
+    """
+    try:
+        data = cdb_get(cdb, b"!" + domain + b"-") if cdb and domain else None
+    except (CdbError, OSError) as error:
+        raise CannotTell(b"users/cdb", str(error)) from error
+    fields = (data or b"").split(b"\0")
+    return Domain(fields[0][:_DOMAIN_MAX], fields[3]) if len(fields) > 3 else None
 
 
 def valid_user(name: bytes) -> bool:
@@ -221,6 +189,9 @@ def parse_header(content: bytes) -> Build:
         flag(b"QMAIL_EXT"),
         flag(b"MANY_DOMAINS"),
         flag(b"MYSQL_REPLICATION"),
+        flag(b"DOMAIN_QUOTAS"),
+        flag(b"USERS_BIG_DIR"),
+        flag(b"ENABLE_MYSQL_LIMITS"),
     )
 
 
@@ -243,7 +214,14 @@ def parse_program(content: bytes) -> Build:
         return Build()
     # USER_SELECT of vmysql.h and vpgsql.h.
     many = b"pw_domain = " in content if kinds[0] in (MYSQL, PGSQL) else None
-    return Build(kinds[0], None, many)
+    limits = b"FROM limits" in content if kinds[0] == MYSQL else False
+    return Build(
+        kinds[0],
+        None,
+        many,
+        domain_quotas=b"domain is over quota" in content,
+        sql_limits=limits,
+    )
 
 
 # Its databases.

@@ -13,7 +13,7 @@ import stat as stat_bits
 from proxy.qmail.effect import Effect, Run
 from proxy.qmail.errors import KernelError
 from proxy.qmail.mailboxes import maildir_fault
-from proxy.qmail.maildirsize import over_quota
+from proxy.qmail.vpopmail_quota import Room, Rooms
 from proxy.qmail.walk import Place
 
 DELIVERED, STOPPED, BOUNCED, DEFERRED = 0, 99, 100, 111
@@ -39,7 +39,8 @@ class Deliveries:
     """What one run of vdelivermail has delivered so far, and from where.
 
     ``here`` is its working directory; ``kept``, ``undecided`` and ``forwards`` are
-    those of :class:`~proxy.qmail.effect.Effect`.
+    those of :class:`~proxy.qmail.effect.Effect`.  ``rooms``, where there are any, are
+    asked whether there is room.
     """
 
     def __init__(self, run: Run) -> None:
@@ -47,6 +48,7 @@ class Deliveries:
         self.here: Place = run.home
         self.forwards: list[bytes] = []
         self.kept = self.undecided = False
+        self.rooms: Rooms | None = None
 
     def effect(self, end: Exit) -> Effect:
         """What the exit comes to, with what was delivered before it."""
@@ -145,17 +147,26 @@ class Deliveries:
         if fault is not None:
             self.note("{}: {}", path, fault)
             raise Exit(DEFERRED, f"the Maildir cannot be written: {fault}")
-        full = self.run.host.settings.vpopmail.over_quota
-        if full != "accept" and self._is_full(path, quota):
-            self.note("{} is over its quota", path)
-            code = BOUNCED if full == "reject" else DEFERRED
-            raise Exit(code, "the mailbox is over its quota", full=True)
+        if self.rooms is not None:
+            self._check_room(self.rooms, path, quota)
         self.note("delivered to {}", path)
         self.kept = True
 
-    def _is_full(self, path: bytes, quota: bytes) -> bool:
-        maildir = self.run.walker.enter(path, self.here)
-        return over_quota(self.run.host, self.run.walker, maildir, quota)
+    def _check_room(self, rooms: Rooms, path: bytes, quota: bytes) -> None:
+        """First the mailbox, then the domain."""
+        self._check("mailbox", rooms.mailbox(path, self.here, quota))
+        self._check("domain", rooms.domain(path, self.here))
+
+    def _check(self, what: str, room: Room) -> None:
+        if room is Room.FULL:
+            refuses = self.run.host.settings.vpopmail.over_quota == "reject"
+            code = BOUNCED if refuses else DEFERRED
+            raise Exit(code, f"the {what} is over its quota", full=True)
+        if room is Room.LATER:
+            raise Exit(DEFERRED, f"the {what} was over its quota", full=True)
+        if room is Room.UNKNOWN:
+            # Not undecided: the mailbox is there, and no policy is to refuse it.
+            self.note("taken: whether the {} is over its quota is not known", what)
 
     def _forward(self, address: bytes) -> None:
         """qmail-inject sends it; what it reads otherwise than letter by letter is

@@ -35,8 +35,16 @@ _FORMATS: dict[str, cdbformats.Format] = {
     "validrcptto": cdbformats.validrcptto,
     "validrcptto-sagredo": cdbformats.sagredo,
     "goodrcptto": cdbformats.goodrcptto,
+    "goodrcptto-qpsmtpd": cdbformats.qpsmtpd,
 }
-_WITH_TEXT = ("validrcptto-sagredo", "goodrcptto")
+_WITH_TEXT = ("validrcptto-sagredo", "goodrcptto", "goodrcptto-qpsmtpd")
+
+# What these patches do for RELAYCLIENT: they take everybody, or leave it to chkuser.
+_RELAYED = {
+    "validrcptto": Says.FOUND,
+    "validrcptto-sagredo": Says.PASS,
+    "goodrcptto": Says.FOUND,
+}
 _BEHIND = "not yet: the text file is being read anew"
 
 
@@ -53,13 +61,18 @@ class Settings(SourceKeys):
         description="cdb: a cdb of recipients, with the keys of one of those patches."
     )
     format: Literal[
-        "plain", "validrcptto", "validrcptto-sagredo", "goodrcptto", "recipients"
+        "plain",
+        "validrcptto",
+        "validrcptto-sagredo",
+        "goodrcptto",
+        "goodrcptto-qpsmtpd",
+        "recipients",
     ] = Field(
         default="plain",
         description="What its keys are. plain: addresses. validrcptto: John Simpson's"
         " patch. validrcptto-sagredo: the combined patch of sagredo.eu. goodrcptto:"
-        " addresses, @domain, users. recipients: file is s/qmail's control/recipients,"
-        " which names cdb files.",
+        " Eben Pratt's patch. goodrcptto-qpsmtpd: the plugin of that name. recipients:"
+        " file is s/qmail's control/recipients, which names cdb files.",
     )
     file: AbsolutePath | None = Field(
         default=None,
@@ -70,8 +83,14 @@ class Settings(SourceKeys):
     text: AbsolutePath | None = Field(
         default=None,
         examples=["/var/qmail/control/validrcptto"],
-        description="For validrcptto-sagredo and goodrcptto: the text file, which"
-        " counts together with the cdb, or without one.",
+        description="For validrcptto-sagredo and both of goodrcptto: the text file,"
+        " which counts together with the cdb, or without one.",
+    )
+    relayclients: bool = Field(
+        default=False,
+        description="Whether clients that may relay are held to it, too. The patches"
+        " validrcptto, validrcptto-sagredo and goodrcptto do not look then; with the"
+        " other formats all clients are.",
     )
     guard: Share = Field(default=0.5, description=GUARD)
 
@@ -124,6 +143,8 @@ class CdbSource(BaseSource):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self._format = _FORMATS[settings.format]
+        self._as_it_came = settings.format == "goodrcptto"
+        self._relayed = None if settings.relayclients else _RELAYED.get(settings.format)
         self._name = " and ".join(filter(None, (settings.text, settings.file)))
         self._text: Whole[Names] | None = None
         self._cdb: CdbFile | None = None
@@ -141,7 +162,18 @@ class CdbSource(BaseSource):
     def query(self, question: Question) -> str:
         return f"{shown(question.mailbox.lower())} in {self._name}"
 
+    def key(self, question: Question) -> bytes | None:
+        relays = question.relayclient is not None and self._relayed is not None
+        odd = relays or self._without_domain(question)
+        return None if odd else super().key(question)
+
+    def _without_domain(self, question: Question) -> bool:
+        """Whether the address is to be looked up as the client wrote it, too."""
+        return self._as_it_came and b"@" not in question.recipient
+
     def ask(self, question: Question) -> Finding:
+        if question.relayclient is not None and self._relayed is not None:
+            return Finding(self._relayed, "not looked up: the client may relay")
         names = self._text.look() if self._text is not None else None
         cdb = self._cdb
         if cdb is not None:
@@ -153,6 +185,8 @@ class CdbSource(BaseSource):
             return cdb.get(key) if cdb is not None else None
 
         finding = self._format(get, question.mailbox.lower())
+        if finding.says is Says.MISSING and self._without_domain(question):
+            finding = self._format(get, question.recipient.lower())
         if finding.says is not Says.FOUND and self._text and self._text.behind:
             return Finding(Says.DEFER, _BEHIND)
         return finding
@@ -212,8 +246,9 @@ def recipients_file(settings: Settings, context: Context) -> Whole[Recipients]:
     return Whole(path, lambda: RecipientsLines(path, home), context)
 
 
-def load(settings: Settings, context: Context) -> Steps[SourceRule]:
-    """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`."""
+def build(settings: Settings, context: Context) -> Steps[SourceRule]:
+    """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`.
+    Its files may be large, so it is made in steps."""
     source: CdbSource | RecipientsSource
     if settings.format == "recipients":
         source = RecipientsSource(settings, context)
@@ -221,11 +256,6 @@ def load(settings: Settings, context: Context) -> Steps[SourceRule]:
         source = CdbSource(settings, context)
     yield from source.load()
     return SourceRule(settings, source, context)
-
-
-def build(settings: Settings, context: Context) -> SourceRule:
-    """The same at once."""
-    return at_once(load(settings, context))
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:

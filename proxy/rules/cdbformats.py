@@ -68,9 +68,16 @@ def sagredo(get: Get, mailbox: bytes) -> Finding:
 
 
 def goodrcptto(get: Get, mailbox: bytes) -> Finding:
-    """``goodrcptto``, of several patches: the address, its domain, the user in any
-    domain.  From their descriptions, not from their sources (docs/lists.md): each form
-    that one of them has is taken."""
+    """``goodrcptto`` and ``moregoodrcptto.cdb`` of Eben Pratt's patch (``grtcheck`` of
+    its qmail-smtpd.c): the address, its domain.  An address without a domain is a key
+    as it is, and not completed."""
+    at = mailbox.rfind(b"@")
+    return _first(get, [_Key(mailbox), *([_Key(mailbox[at:])] if at >= 0 else ())])
+
+
+def qpsmtpd(get: Get, mailbox: bytes) -> Finding:
+    """``goodrcptto`` of a plugin of qpsmtpd: the address, its domain, the user in any
+    domain.  From its description, not from its source (docs/lists.md)."""
     user, _, domain = mailbox.rpartition(b"@")
     keys = mailbox, b"@" + domain, user + b"@", user
     return _first(get, [_Key(key) for key in keys])

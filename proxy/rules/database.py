@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,11 +59,17 @@ class DatabaseLimits:
     rows: int = 1000
 
 
+_File = tuple[int, int]
+"""Device and inode."""
+
+
 class _Held(NamedTuple):
-    """A connection: SQLAlchemy's, which closes it, and the driver's own."""
+    """A connection: SQLAlchemy's, which closes it, and the driver's own; with SQLite,
+    which file it is to."""
 
     whole: AsyncConnection
     own: Any
+    file: _File | None
 
 
 class _Statement(NamedTuple):
@@ -97,6 +104,8 @@ class Database:
             url = url.set(password=password)
         self._password = url.password or ""
         self.shown = url.set(query={}).render_as_string(hide_password=True)
+        is_file = url.drivername == DRIVERS["sqlite"].name
+        self._path = url.database if is_file else None
         self._engine = self._make_engine(url, dict(connect_args or {}))
         self._in_words = lru_cache(maxsize=256)(self._compiled)
         # A place is held by each question, and by a connection that is being closed
@@ -134,6 +143,20 @@ class Database:
         Parameters are bound, never put into the text; a list stands for all its
         values: ``where name in :names``.  Raises :class:`SourceDown`.
         """
+        most = self.limits.rows
+        found = await self._answer(query, parameters, most + 1)
+        if len(found.rows) > most:
+            raise SourceDown(f"{self.shown}: more than {most} rows")
+        return found
+
+    async def first(self, query: str, parameters: Mapping[str, object]) -> Rows:
+        """The same, but only the first row of it, however many there are: no more are
+        kept in memory, whatever somebody's query asks for."""
+        return await self._answer(query, parameters, 1)
+
+    async def _answer(
+        self, query: str, parameters: Mapping[str, object], most: int
+    ) -> Rows:
         if self._closed:
             raise SourceDown(f"{self.shown}: closed")
         lists = tuple(
@@ -145,32 +168,33 @@ class Database:
         known = _spread(parameters) if lists else parameters
         values = [known[name] for name in statement.names]
         if self.limits.query_timeout is None:
-            return await self._twice(statement.text, values)
+            return await self._twice(statement.text, values, most)
         try:
             async with asyncio.timeout(self.limits.query_timeout):
-                return await self._twice(statement.text, values)
+                return await self._twice(statement.text, values, most)
         except TimeoutError:
             seconds = f"{self.limits.query_timeout:g}"
             raise SourceDown(f"{self.shown}: no answer within {seconds} s") from None
 
-    async def _twice(self, query: str, values: Sequence[object]) -> Rows:
+    async def _twice(self, query: str, values: Sequence[object], most: int) -> Rows:
         try:
-            return await self._once(query, values)
+            return await self._once(query, values, most)
         except _Lost:
             # What died with it is of no use either.
             while self._free:
                 self._put_away(self._free.pop())
         try:
-            return await self._once(query, values)
+            return await self._once(query, values, most)
         except _Lost as lost:
             raise SourceDown(str(lost)) from None
 
-    async def _once(self, query: str, values: Sequence[object]) -> Rows:
-        most = self.limits.rows
+    async def _once(self, query: str, values: Sequence[object], most: int) -> Rows:
         await self._places.acquire()
+        if self._path is not None:
+            self._look()
         held = self._free.pop() if self._free else await self._connect()
         try:
-            found = await self._driver.run(held.own, query, values, most + 1)
+            found = await self._driver.run(held.own, query, values, most)
         # Drivers raise what they like; whatever it is, there is no answer.
         except Exception as error:
             why = self._why(error)
@@ -183,9 +207,24 @@ class Database:
             self._put_away(held, self._places)
             raise
         self._give_back(held)
-        if len(found.rows) > most:
-            raise SourceDown(f"{self.shown}: more than {most} rows")
         return found
+
+    def _look(self) -> None:
+        """Ask no file that another one was put in the place of, or that is gone."""
+        file = self._file()
+        for held in [held for held in self._free if held.file != file]:
+            self._free.remove(held)
+            self._put_away(held)
+
+    def _file(self) -> _File | None:
+        """Which file there is; SQLite would go on with the one that it has opened."""
+        if self._path is None:
+            return None
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _give_back(self, held: _Held) -> None:
         if self._closed:
@@ -213,9 +252,10 @@ class Database:
             raise SourceDown(self._why(error)) from None
 
     async def _connected(self) -> _Held:
+        file = self._file()  # rather an older one than a newer one
         whole = await self._engine.connect()
         raw = await whole.get_raw_connection()
-        return _Held(whole, raw.driver_connection)
+        return _Held(whole, raw.driver_connection, file)
 
     async def _unwanted(self, connecting: asyncio.Task[_Held]) -> None:
         """Who wanted it has gone; somebody else may have it."""

@@ -28,9 +28,10 @@ class Rows(NamedTuple):
 class Driver(NamedTuple):
     """``name`` as SQLAlchemy has it.
 
-    ``run`` runs a text with its values on a connection; of the rows it may leave out
-    what is more than so many.  ``answered``: the server has answered, with this error,
-    or was never asked; what else goes wrong leaves a connection in doubt."""
+    ``run`` runs a text with its values on a connection, and gives so many rows at
+    most; only asyncpg, if it is asked for more than one, holds all that there are.
+    ``answered``: the server has answered, with this error, or was never asked; what
+    else goes wrong leaves a connection in doubt."""
 
     name: str
     run: Callable[[Any, str, Sequence[object], int], Awaitable[Rows]]
@@ -46,6 +47,9 @@ async def _run_asyncpg(
     connection: Any, text: str, values: Sequence[object], most: int
 ) -> Rows:
     # The driver prepares it once, and again when the server's tables changed.
+    if most == 1:  # the server is asked for no more
+        row = await connection.fetchrow(text, *values)
+        return Rows((), []) if row is None else Rows(tuple(row.keys()), [row])
     found = await connection.fetch(text, *values)
     return Rows(tuple(found[0].keys()) if found else (), found)
 
@@ -62,15 +66,22 @@ def _answered_asyncpg(connection: Any, error: Exception) -> bool:
 # MySQL and MariaDB.  2000 to 2999 are the driver's own (errmsg.h, CR_*); these are
 # the server's that end the connection: shutdown, aborted, network, killed, idle.
 _CLIENT = range(2000, 3000)
+_AT_ONCE = 100
 _ENDS = frozenset({0, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031})
 
 
 async def _run_asyncmy(
     connection: Any, text: str, values: Sequence[object], most: int
 ) -> Rows:
-    async with connection.cursor() as cursor:
+    from asyncmy.cursors import SSCursor  # the usual one keeps all rows
+
+    async with connection.cursor(SSCursor) as cursor:
         await cursor.execute(text, tuple(values))
-        return _read(cursor, await cursor.fetchmany(most))
+        found = _read(cursor, await cursor.fetchmany(most))
+        # The others are on their way: nothing else can be asked before they are read.
+        while await cursor.fetchmany(_AT_ONCE):
+            pass
+        return found
 
 
 def _answered_asyncmy(connection: Any, error: Exception) -> bool:

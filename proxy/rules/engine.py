@@ -15,7 +15,9 @@ from typing import Protocol, runtime_checkable
 from proxy.rules.gate import Gate
 from proxy.rules.stages import Stages
 from proxy.rules.verdict import (
+    NOTHING,
     Answer,
+    Change,
     Instead,
     Kind,
     OnRuleError,
@@ -43,6 +45,16 @@ class Closable(Protocol):
 
     async def close(self) -> None:
         """Let go of them."""
+        ...
+
+
+@runtime_checkable
+class LastWord(Protocol):
+    """A rule that is heard once more, when a recipient is to be accepted."""
+
+    async def last_word(self, question: Question) -> Answer:
+        """An objection, or something that is to be otherwise, for a recipient that
+        it was asked for."""
         ...
 
 
@@ -90,6 +102,8 @@ class Engine:
             if answer is None:
                 continue
             if isinstance(answer, Verdict):
+                if answer.change is not None:
+                    _, answer = self._changed(question, answer, answer.change)
                 return self._final(question, answer)
             if isinstance(answer, Instead):
                 answer = _at_once(answer)
@@ -101,41 +115,89 @@ class Engine:
     ) -> Verdict:
         """Go on from rule ``number``, whose answer has to be awaited."""
         rule = self._rules[number]
-        became = b""
+        asked = [rule]
+        change = NOTHING
         try:
             async with asyncio.timeout(self._limit):
                 answer = await awaited
                 for following in self._rules[number + 1 :]:
                     if isinstance(answer, Instead):
-                        other = answer.recipient
-                        question, answer = self._instead(question, rule, other)
-                        became = other if answer is None else b""
+                        change = change.then(answer.change)
+                        question, change, answer = self._with(
+                            question, change, rule.name
+                        )
                     if answer is not None:
                         break
                     rule = following
+                    asked.append(rule)
                     found = rule.ask(question)
                     answer = await found if inspect.isawaitable(found) else found
                 if answer is None or isinstance(answer, Instead):
                     return self._no_opinion(question)
-                if became and not answer.became:
-                    answer = replace(answer, became=became)
-                return self._final(question, answer)
+                change = change.then(answer.change)
+                question, verdict = self._changed(question, answer, change)
+                verdict = await self._last_words(asked, question, verdict)
+                return self._final(question, verdict)
         except Exception as error:  # as above
             return self._failed(rule, error)
 
-    def _instead(
-        self, question: Question, rule: Rule, recipient: bytes
-    ) -> tuple[Question, Answer]:
-        """The question for another recipient; or the verdict on the one that was
-        asked for, where the other is not ours to let in."""
-        other = question._replace(recipient=recipient, mailbox=recipient)
-        if write_path(recipient) is not None:
-            opened = other if self._gate is None else self._gate.ask(other)
-            if isinstance(opened, Question):
-                return opened._replace(notes=question.notes), None
-        return question, Verdict(
-            Kind.ACCEPT, _ACCEPTED, rule.name, _not_done(recipient), undecided=True
-        )
+    def _with(
+        self, question: Question, change: Change, rule: str
+    ) -> tuple[Question, Change, Verdict | None]:
+        """The question with what ``rule`` has changed, and as much of the change as
+        can be; a verdict where the mail is not to be let in by it, or the other
+        recipient is not ours to let in."""
+        sender, recipient = change.sender, change.recipient
+        if sender is not None and sender != question.sender:
+            opened = self._gated(question._replace(sender=sender))
+            if isinstance(opened, Verdict):
+                # In observe mode the sender stays what it is.
+                return question, change, replace(opened, gate=not self._observe)
+            question = opened
+        if recipient and recipient != question.recipient:
+            other = question._replace(recipient=recipient, mailbox=recipient)
+            if write_path(recipient) is not None:
+                opened = self._gated(other)
+                if isinstance(opened, Question):
+                    return opened, change, None
+            return question, change._replace(recipient=b""), _kept(rule, recipient)
+        return question, change, None
+
+    def _changed(
+        self, question: Question, verdict: Verdict, change: Change
+    ) -> tuple[Question, Verdict]:
+        """A verdict by which something is otherwise than was asked."""
+        if verdict.kind is not Kind.ACCEPT or self._observe or change == NOTHING:
+            if verdict.change is not None:
+                verdict = replace(verdict, change=None)
+            return question, verdict
+        question, change, other = self._with(question, change, verdict.rule)
+        if other is not None:
+            if other.kind is not Kind.ACCEPT:
+                return question, other
+            verdict = replace(verdict, reason=other.reason, undecided=True)
+        return question, replace(verdict, change=change)
+
+    async def _last_words(
+        self, asked: Sequence[Rule], question: Question, verdict: Verdict
+    ) -> Verdict:
+        """What those who were asked say to an acceptance."""
+        for rule in asked:
+            if verdict.kind is Kind.ACCEPT and isinstance(rule, LastWord):
+                said = await rule.last_word(question)
+                if isinstance(said, Instead):
+                    change = (verdict.change or NOTHING).then(said.change)
+                    question, verdict = self._changed(question, verdict, change)
+                elif said is not None and said.kind is not Kind.ACCEPT:
+                    verdict = said
+        return verdict
+
+    def _gated(self, question: Question) -> Question | Verdict:
+        """What the gate says to an address that a rule has made."""
+        opened = question if self._gate is None else self._gate.ask(question)
+        if isinstance(opened, Question):
+            return opened._replace(notes=question.notes)
+        return opened
 
     @property
     def holders(self) -> tuple[Closable, ...]:
@@ -144,8 +206,6 @@ class Engine:
         return tuple(rule for rule in self._rules if isinstance(rule, Closable))
 
     def _final(self, question: Question, verdict: Verdict) -> Verdict:
-        if verdict.became:
-            verdict = self._changed(question, verdict)
         if question.notes:
             verdict = replace(verdict, trace=[*question.notes, *verdict.trace])
         if self._observe and verdict.kind is not Kind.ACCEPT and not verdict.gate:
@@ -153,21 +213,6 @@ class Engine:
                 verdict, observed=verdict.kind, kind=Kind.ACCEPT, reply=_ACCEPTED
             )
         return verdict
-
-    def _changed(self, question: Question, verdict: Verdict) -> Verdict:
-        """A verdict for another recipient than was asked for."""
-        became = verdict.became
-        if verdict.kind is not Kind.ACCEPT or self._observe:
-            return replace(verdict, became=b"")
-        if became == question.recipient:  # all of them were asked for it
-            return verdict
-        other = question._replace(recipient=became, mailbox=became)
-        opened = other if self._gate is None else self._gate.ask(other)
-        if isinstance(opened, Question) and write_path(became) is not None:
-            return verdict
-        return replace(
-            verdict, became=b"", undecided=True, reason=_not_done(verdict.became)
-        )
 
     def _failed(self, rule: Rule | Gate, error: Exception) -> Verdict:
         self._on_error(rule.name, error)
@@ -192,6 +237,8 @@ async def _at_once(answer: Answer) -> Answer:
     return answer
 
 
-def _not_done(recipient: bytes) -> str:
+def _kept(rule: str, recipient: bytes) -> Verdict:
+    """The recipient is accepted as it came: it should become another one."""
     name = recipient[:200].decode("latin-1")
-    return f"the address should become {name}: not done here"
+    reason = f"the address should become {name}: not done here"
+    return Verdict(Kind.ACCEPT, _ACCEPTED, rule, reason, undecided=True)

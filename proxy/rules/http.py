@@ -7,7 +7,7 @@ Knows: how the address is sent, what statuses and bodies mean.  Knows not: HTTP
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit
 
@@ -33,6 +33,7 @@ from proxy.rules.web import Heard, Url, Web
 What = Literal["recipient", "sender", "client", "helo", "user"]
 
 _FOUND, _UNAUTHORIZED, _MISSING = (200, 204), 401, 404
+_NOTE_MAX = 200
 
 
 def _checked_user(text: str) -> str:
@@ -112,15 +113,15 @@ class Http(BaseSource):
     async def ask(self, question: Question) -> Finding:
         credentials = self._credentials
         if credentials is None:
-            return _finding(await self._heard(question, ""))
+            return _finding(await self._heard(question, ""), _as_it_is)
         try:
             heard = await self._heard(question, credentials.header())
-            if heard.status == _UNAUTHORIZED:
-                credentials.refused()
-            found = _finding(heard)
-        except SourceDown as error:
-            raise SourceDown(credentials.hidden(str(error))) from None
-        return found._replace(note=credentials.hidden(found.note))
+        except Exception as error:  # whatever it is, it may quote what was sent
+            why = str(error) or type(error).__name__
+            raise SourceDown(credentials.hidden(why)) from None
+        if heard.status == _UNAUTHORIZED:
+            credentials.refused()
+        return _finding(heard, credentials.hidden)
 
     async def _heard(self, question: Question, authorization: str) -> Heard:
         web, url = self._web, self._settings.url
@@ -166,27 +167,45 @@ def _credentials(settings: Settings) -> Credentials | None:
     return Credentials(settings.token_file, user, password_file)
 
 
-def _finding(heard: Heard) -> Finding:
+Hide = Callable[[str], str]
+"""Takes out of a text what nobody but the service is to know."""
+
+
+def _finding(heard: Heard, hide: Hide) -> Finding:
     if heard.status == _MISSING:
         return Finding(Says.MISSING, "404")
     if heard.status not in _FOUND:
-        raise SourceDown(f"status {heard.status}: {shown(heard.body)}")
+        raise SourceDown(f"status {heard.status}: {_shown(heard.body, hide)}")
     if heard.json and heard.body:
-        return _read(heard.body)
+        return _read(heard.body, hide)
     return Finding(Says.FOUND, str(heard.status))
 
 
-def _read(body: bytes) -> Finding:
+def _read(body: bytes, hide: Hide) -> Finding:
+    text = _shown(body, hide)
     try:
         said = json.loads(body)
+        # As it was read: in JSON any letter may be written as its number.
+        text = hide(json.dumps(said, ensure_ascii=False))[:_NOTE_MAX]
         if not isinstance(said, dict) or "verdict" not in said:
             raise ValueError
         says = Says(said["verdict"])
         reply = said.get("reply") or ""
         own = refusal(reply.encode("ascii", "replace"))
-    except (ValueError, AttributeError, RecursionError):
-        raise SourceDown(f"not an answer: {shown(body)}") from None
-    return worded(says, shown(body), own)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise SourceDown(f"not an answer: {text}") from None
+    if hide(reply) != reply:
+        own = None  # what it was shown itself is not for strangers
+    return worded(says, text, own)
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _shown(body: bytes, hide: Hide) -> str:
+    """Before it is cut: half a secret is one, too."""
+    return hide(shown(body, len(body)))[:_NOTE_MAX]
 
 
 def build(settings: Settings, context: Context) -> SourceRule:

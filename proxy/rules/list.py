@@ -157,16 +157,12 @@ def named_file(settings: Settings, context: Context) -> Whole[Entries]:
     return Whole(path, lambda: Lines(path), context, settings.guard)
 
 
-def load(settings: Settings, context: Context) -> Steps[SourceRule]:
-    """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`."""
+def build(settings: Settings, context: Context) -> Steps[SourceRule]:
+    """The rule of a ``[[rules]]`` table of this type; raises :class:`RuleError`.
+    Its files may be large, so it is made in steps."""
     source = ListSource(settings, context)
     yield from source.load()
     return SourceRule(settings, source, context)
-
-
-def build(settings: Settings, context: Context) -> SourceRule:
-    """The same at once."""
-    return at_once(load(settings, context))
 
 
 def check(settings: Settings, context: Context) -> Iterator[Trouble]:

@@ -23,13 +23,13 @@ from proxy.qmail.decide import (
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.percenthack import leaves_by_percenthack
+from proxy.qmail.questions import NO_ANSWERS, Answer, Answers
+from proxy.qmail.questions import Question as Need
 from proxy.qmail.trail import Step
-from proxy.qmail.vpopmail_data import NO_ANSWERS, Answers, Found, NoAnswer
-from proxy.qmail.vpopmail_data import Question as Need
+from proxy.rules.needs import Needs
 from proxy.rules.source import ACCEPTED, Context
 from proxy.rules.undecided import Policy, judged
 from proxy.rules.verdict import Kind, Question, Verdict
-from proxy.rules.vpopmail import VpopmailDatabases
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
 
@@ -68,24 +68,24 @@ class QmailRule:
         guard_relay: bool = False,
         allow_percenthack: bool = True,
         undecided: Policy = "accept",
-        databases: VpopmailDatabases | None = None,
+        needs: Needs | None = None,
     ) -> None:
         """``guard_relay``: should control/rcpthosts vanish, remote recipients
         are deferred, although qmail would relay to them.  ``allow_percenthack``
         false: what only control/percenthack lets out is refused, although
         qmail would relay it.  ``undecided``: what is answered where only the
-        delivery itself could tell.  ``databases`` answer what files do not tell."""
+        delivery itself could tell.  ``needs`` answers what files do not tell."""
         self._host = host
         self._guard_relay = guard_relay
         self._allow_percenthack = allow_percenthack
         self._undecided: Policy = undecided
-        self._databases = databases
+        self._needs = needs
 
     def ask(self, question: Question) -> Verdict | Awaitable[Verdict]:
-        """Always has an opinion, and at once unless a database has to be asked."""
+        """Always has an opinion, and at once unless somebody else has to be asked."""
         decision = self._decided(question)
-        if decision.need is not None and self._databases is not None:
-            return self._asked(question, decision.need, self._databases)
+        if decision.need is not None and self._needs is not None:
+            return self._asked(question, decision.need, self._needs)
         return self._said(question, decision)
 
     def _decided(self, question: Question, answers: Answers = NO_ANSWERS) -> Decision:
@@ -99,26 +99,24 @@ class QmailRule:
             answers=answers,
         )
 
-    async def _asked(
-        self, question: Question, need: Need, databases: VpopmailDatabases
-    ) -> Verdict:
+    async def _asked(self, question: Question, need: Need, needs: Needs) -> Verdict:
         """Decide anew with each answer, until nothing more has to be known."""
-        answers: dict[Need, Found | NoAnswer] = {}
+        answers: dict[Need, Answer] = {}
         while True:
-            answers[need] = await databases.ask(need)
+            answers[need] = await needs.ask(need)
             decision = self._decided(question, answers)
             if decision.need is None:
                 return self._said(question, decision)
             need = decision.need
             if len(answers) >= _ANSWERS_MAX or need in answers:
-                reason = "too many questions to databases"
+                reason = "too many questions to others"
                 decision = Decision(Outcome.DEFER, reason, trail=decision.trail)
                 return self._said(question, decision)
 
     async def close(self) -> None:
-        """Close the connections to databases."""
-        if self._databases is not None:
-            await self._databases.close()
+        """Close the connections to others."""
+        if self._needs is not None:
+            await self._needs.close()
 
     def _said(self, question: Question, decision: Decision) -> Verdict:
         if self._guard_relay and decision.open_relay:
@@ -182,7 +180,5 @@ def build(settings: Settings, context: Context) -> QmailRule:
         guard_relay=context.guard_relay,
         allow_percenthack=context.allow_percenthack,
         undecided=context.undecided,
-        databases=VpopmailDatabases(
-            context.host.settings.vpopmail, context.on_answer, context.on_error
-        ),
+        needs=Needs(context.host, context.root, context.on_answer, context.on_error),
     )

@@ -1,19 +1,19 @@
 """The rule ``qmail-spp``: plugins made for the qmail-spp patch, unchanged.
 
 Knows: which plugins are run when, in which environment, what their refusals mean for
-a recipient (qmail-spp.c).  Knows not: the form of what they say (``spp_output``), how
-programs are run (``running``).
+a recipient (qmail-spp.c).  Knows not: the form of what they say (``spp_output``), what
+is kept of it (``spp_session``), how programs are run (``running``).
 
 Rules are asked at RCPT, so the sections connection, helo and mail are run then, before
-the first recipient that they concern; their refusals are said to it.  The sections data
-and auth have their own time (``stages``).
+the first recipient that they concern; their refusals are said to it.  The section pass
+is run for a recipient that all rules have let in; data and auth have their own time
+(``stages``).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -32,26 +32,34 @@ from proxy.rules.source import (
     SourceRule,
 )
 from proxy.rules.spp_files import (
-    AUTH,
-    CONNECTION,
-    DATA,
-    HELO,
-    MAIL,
-    RCPT,
+    SECTION_NAMES,
     command_of,
     home_of,
     sections,
     troubles,
 )
-from proxy.rules.spp_output import Output, Sections, header_of, read_output, reply_of
+from proxy.rules.spp_output import (
+    AUTH,
+    CONNECTION,
+    DATA,
+    HELO,
+    MAIL,
+    PASS,
+    RCPT,
+    Output,
+    Sections,
+    header_of,
+    read_output,
+    reply_of,
+)
+from proxy.rules.spp_session import ADDRESS, Section, SppSession
 from proxy.rules.stages import Stage
 from proxy.rules.surroundings import Surroundings, as_smtpd_has_it, fit
 from proxy.rules.trouble import Trouble
-from proxy.rules.verdict import Facts, Question
+from proxy.rules.verdict import NOTHING, Answer, Change, Facts, Question
 from proxy.smtp import replies
 from proxy.smtp.reply import Reply
 
-_ADDRESS = {MAIL: b"SMTPMAILFROM", RCPT: b"SMTPRCPTTO"}
 _STORED_FOR = {b"M": "MAIL", b"R": "RCPT", b"D": "DATA"}
 _CANNOT_EXECUTE = 120  # qmail-spp.c, after execv()
 _TOLD_MAX = 100
@@ -75,50 +83,13 @@ class Settings(RemoteKeys):
     )
     found: Then = Field(
         default="pass",
-        description="What it means that no plugin objects: accept, reject, or pass:"
-        " the next rule is asked. accept: the plugins know every recipient.",
+        description="What it means that no plugin objects, or that all are switched"
+        " off: accept, reject, or pass: the next rule is asked. accept: the plugins"
+        " know every recipient.",
     )
 
     def is_forgetful(self) -> bool:
         return True
-
-
-@dataclass(slots=True)
-class _Session:
-    """What qmail-smtpd would know of a session besides what it was told."""
-
-    environment: Environment
-    ours: set[bytes] = field(default_factory=set)
-    off: bool = False
-    connected: bool = False
-    helo: bytes = b""
-    transaction: object = None
-    mailed: bool = False
-    flushed: int = 0
-    refusals: dict[bytes, Finding] = field(default_factory=dict)
-    stored: dict[bytes, list[bytes]] = field(default_factory=dict)
-    header: list[bytes] = field(default_factory=list)
-    printed: list[bytes] = field(default_factory=list)
-
-    def know(self, name: bytes, value: bytes) -> None:
-        """What is so of the client now."""
-        self.environment[name] = value
-        self.ours.add(name)
-
-    def forget(self, *names: bytes) -> None:
-        """What is not so any more, after STARTTLS (RFC 3207 §4.2) or a refused AUTH;
-        what plugins alone have set stays."""
-        for name in self.ours.intersection(names):
-            self.ours.discard(name)
-            self.environment.pop(name, None)
-
-    def follow(self, facts: Facts) -> None:
-        """RSET, and a message that has begun, clear what plugins have left behind;
-        MAIL and HELO do not (qmail-spp.c, spp_rset())."""
-        if self.flushed != facts.flushed:
-            self.flushed = facts.flushed
-            self.stored.clear()
-            self.header.clear()
 
 
 class QmailSpp(BaseSource):
@@ -141,32 +112,52 @@ class QmailSpp(BaseSource):
     async def ask(self, question: Question) -> Finding:
         facts = question.facts()
         session = self._session(question, facts)
+        session.begin(facts.transaction)
         if self._off(session, question, facts):
-            return Finding(Says.PASS, "switched off")
+            return Finding(
+                Says.FOUND, "switched off", change=self._change(session, question)
+            )
         plugins = self._plugins(session, question)
-        if session.transaction is not facts.transaction:
-            session.transaction = facts.transaction
-            session.mailed = False
-            session.refusals.pop(MAIL, None)
         await self._greet(session, plugins, facts)
         session.follow(facts)
-        await self._mail(session, plugins, question)
+        await self._mail(session, plugins, question, facts)
         if session.off:
-            return Finding(Says.PASS, "switched off by a plugin")
+            note = "switched off by a plugin"
+            return Finding(Says.FOUND, note, change=self._change(session, question))
         for finding in session.refusals.values():
             return finding
         stored = _stored(session, b"R") or await self._rcpt(
             session, plugins, question, facts
         )
+        session.asked = facts.asked
         self._unsaid(session)
         return stored
+
+    async def at_pass(self, question: Question) -> Finding | None:
+        """What plugins of the section pass say, of a recipient that is accepted and
+        that the others were asked for (spp_rcpt_accepted() of sagredo's patch)."""
+        facts = question.facts()
+        session = (facts.session or {}).get(self)
+        if not isinstance(session, SppSession) or session.off:
+            return None
+        if (session.transaction, session.asked) != (facts.transaction, facts.asked):
+            return None
+        plugins = self._plugins(session, question)
+        if not plugins.get(PASS):
+            return None
+        session.environment[b"SMTPRCPTCOUNT"] = b"%d" % (facts.accepted + 1)
+        found = await self._recipient(session, plugins, PASS, question, facts)
+        self._unsaid(session)
+        if found.says in (Says.FOUND, Says.ACCEPT):
+            return found._replace(says=Says.PASS)
+        return found
 
     async def at_data(self, question: Question) -> Stage:
         """What plugins say to DATA, in a transaction in which they were asked for a
         recipient; and the lines that they want in the message."""
         facts = question.facts()
         session = (facts.session or {}).get(self)
-        if not isinstance(session, _Session):
+        if not isinstance(session, SppSession):
             return Stage()
         session.follow(facts)
         if session.off or session.transaction is not facts.transaction:
@@ -174,7 +165,7 @@ class QmailSpp(BaseSource):
         stored = _stored(session, b"D")
         if stored is None:
             plugins = self._plugins(session, question)
-            await self._section(session, plugins, DATA)
+            await self._section(session, plugins, DATA, facts)
             stored = session.refusals.pop(DATA, None)
             self._unsaid(session)
         if stored is not None:
@@ -195,7 +186,7 @@ class QmailSpp(BaseSource):
         session.know(b"SMTPAUTHMETHOD", mechanism.lower())
         session.know(b"SMTPAUTHUSER", fit("user name", user))
         if not (session.refusals or session.off):
-            await self._section(session, plugins, AUTH)
+            await self._section(session, plugins, AUTH, facts)
         finding = next(iter(session.refusals.values()), None)
         session.refusals.pop(AUTH, None)
         self._unsaid(session)
@@ -204,16 +195,16 @@ class QmailSpp(BaseSource):
     async def close(self) -> None:
         await self._programs.close()
 
-    def _session(self, question: Question, facts: Facts) -> _Session:
+    def _session(self, question: Question, facts: Facts) -> SppSession:
         kept = {} if facts.session is None else facts.session
         session = kept.get(self)
         if session is None:
             environment = self._surroundings.of(question, facts)
-            session = kept[self] = _Session(environment, transaction=self)
-        assert isinstance(session, _Session)
+            session = kept[self] = SppSession(environment, transaction=self)
+        assert isinstance(session, SppSession)
         return session
 
-    def _off(self, session: _Session, question: Question, facts: Facts) -> bool:
+    def _off(self, session: SppSession, question: Question, facts: Facts) -> bool:
         """Whether plugins are not run; if they are, in today's surroundings."""
         if not session.off and b"NOSPP" in session.environment:
             session.off = True
@@ -227,24 +218,30 @@ class QmailSpp(BaseSource):
             session.forget(*_AUTHENTICATED)
         return session.off
 
-    def _plugins(self, session: _Session, question: Question) -> Sections:
+    def _plugins(self, session: SppSession, question: Question) -> Sections:
         config = session.environment.get(b"SPPCONFFILE") or self._config
         return sections(self._context, config, question.since)
 
     # The sections.  What would have been run before, and was not yet, is run first.
 
-    async def _greet(self, session: _Session, plugins: Sections, facts: Facts) -> None:
+    async def _greet(
+        self, session: SppSession, plugins: Sections, facts: Facts
+    ) -> None:
         if not session.connected:
-            await self._section(session, plugins, CONNECTION)
+            await self._section(session, plugins, CONNECTION, facts)
             session.connected = True
         if facts.helo != session.helo and not session.off:
             session.environment[b"SMTPHELOHOST"] = fit("HELO name", facts.helo)
             session.refusals.pop(HELO, None)
-            await self._section(session, plugins, HELO)
+            await self._section(session, plugins, HELO, facts)
             session.helo = facts.helo
 
     async def _mail(
-        self, session: _Session, plugins: Sections, question: Question
+        self,
+        session: SppSession,
+        plugins: Sections,
+        question: Question,
+        facts: Facts,
     ) -> None:
         if session.mailed or session.off:
             return
@@ -252,53 +249,79 @@ class QmailSpp(BaseSource):
         if stored is not None:
             session.refusals[MAIL] = stored
         else:
-            session.environment[_ADDRESS[MAIL]] = fit("sender", question.sender)
-            await self._section(session, plugins, MAIL)
+            session.environment[ADDRESS[MAIL]] = fit("sender", question.sender)
+            section = await self._section(session, plugins, MAIL, facts)
+            session.sender = section.address
         session.mailed = True
 
     async def _rcpt(
-        self, session: _Session, plugins: Sections, question: Question, facts: Facts
+        self,
+        session: SppSession,
+        plugins: Sections,
+        question: Question,
+        facts: Facts,
     ) -> Finding:
-        recipient = fit("recipient", as_smtpd_has_it(question))
         session.environment |= {
-            _ADDRESS[RCPT]: recipient,
             b"SMTPRCPTCOUNT": b"%d" % facts.accepted,
             b"SMTPRCPTCOUNTALL": b"%d" % facts.asked,
             b"SMTPRCPTHOSTSOK": b"1",  # others are refused before rules are asked
         }
-        last = await self._section(session, plugins, RCPT)
-        refused_now = session.refusals.pop(RCPT, None)
+        return await self._recipient(session, plugins, RCPT, question, facts)
+
+    async def _recipient(
+        self,
+        session: SppSession,
+        plugins: Sections,
+        name: bytes,
+        question: Question,
+        facts: Facts,
+    ) -> Finding:
+        """What a section says of the recipient."""
+        recipient = fit("recipient", as_smtpd_has_it(question))
+        session.environment[ADDRESS[RCPT]] = recipient
+        section = await self._section(session, plugins, name, facts)
+        refused_now = session.refusals.pop(name, None)
         if refused_now is not None:
             return refused_now
-        became = session.environment[_ADDRESS[RCPT]]
-        note = "a plugin says O" if last == b"O" else "no plugin objects"
-        says = Says.ACCEPT if last == b"O" else Says.FOUND
+        became = section.address or recipient
+        note = "a plugin says O" if section.end == b"O" else "no plugin objects"
         if became == recipient:
-            return Finding(says, note)
-        return Finding(says, f"a plugin makes it {shown(became)}", became=became)
+            became = b""
+        else:
+            note = f"a plugin makes it {shown(became)}"
+        if session.sender not in (None, question.sender):
+            note = f"{note}; the sender is {shown(session.sender)} now"
+        says = Says.ACCEPT if section.end == b"O" else Says.FOUND
+        return Finding(says, note, change=self._change(session, question, became))
+
+    def _change(
+        self, session: SppSession, question: Question, recipient: bytes = b""
+    ) -> Change | None:
+        """What plugins have changed so far, ``recipient`` being the new one, if any."""
+        sender = session.sender if session.sender != question.sender else None
+        told = session.variables if self._context.tells_backend else ()
+        change = Change(recipient, sender, told)
+        return None if change == NOTHING else change
 
     async def _section(
-        self, session: _Session, plugins: Sections, section: bytes
-    ) -> bytes:
-        """Run a section, up to the plugin that ends it; the letter it did that by."""
-        session.printed.clear()
-        for plugin in plugins.get(section, ()):
-            said = await self._plugin(session, plugin)
-            session.header += said.header
-            session.printed += said.printed
-            for command, text in said.stored:
-                session.stored.setdefault(command, []).append(text)
-            if said.address is not None and section in _ADDRESS:
-                session.environment[_ADDRESS[section]] = said.address
-                if section == MAIL:
-                    self._tell(f"{shown(plugin)} says C in section mail")
+        self, session: SppSession, plugins: Sections, name: bytes, facts: Facts
+    ) -> Section:
+        """Run a section, up to the plugin that ends it."""
+        section = Section(session, name)
+        for plugin in plugins.get(name, ()):
+            said = await self._plugin(section.environment, plugin)
+            for variable in section.heard(said):
+                self._late(variable, name, facts)
             if said.end:
-                self._ended(session, section, plugin, said)
-                return said.end
-        return b""
+                section.end = said.end
+                section.done()
+                self._ended(session, name, plugin, said)
+                return section
+        section.done()
+        return section
 
     def _ended(
-        self, session: _Session, section: bytes, plugin: bytes, said: Output
+        self, session: SppSession, section: bytes, plugin: bytes, said: Output
     ) -> None:
         note = f"{shown(plugin)} says {shown(said.end + said.text)}"
         if said.end == b"A":
@@ -312,33 +335,41 @@ class QmailSpp(BaseSource):
             reply = reply_of(texts, last=said.end == b"R")
             session.refusals[section] = _answer(reply, note)
 
-    async def _plugin(self, session: _Session, plugin: bytes) -> Output:
+    async def _plugin(self, environment: Environment, plugin: bytes) -> Output:
         command = command_of(self._context, self._home, plugin)
-        ended = await self._programs.run(command, session.environment, self._home)
+        ended = await self._programs.run(command, environment, self._home)
         name = shown(plugin)
         if ended.status < 0:
             raise SourceDown(f"{name}: ended by signal {-ended.status}")
         if ended.status == _CANNOT_EXECUTE:
             raise SourceDown(f"{name}: exit status 120: cannot execute")
-        said = read_output(ended.output, session.environment)
+        said = read_output(ended.output)
         if ended.cut and not said.end:
             raise SourceDown(f"{name}: says more than {OUTPUT_MAX} bytes")
         return said
 
     # What is left over.
 
-    def _header(self, session: _Session) -> bytes:
-        """The lines for the message; :meth:`_Session.follow` forgets them."""
+    def _header(self, session: SppSession) -> bytes:
+        """The lines for the message; :meth:`SppSession.follow` forgets them."""
         good, bad = header_of(session.header)
         for line in bad:
             self._tell(f"H{shown(line)} is no header field")
         return good
 
-    def _unsaid(self, session: _Session) -> None:
+    def _unsaid(self, session: SppSession) -> None:
         """A P whose line belongs to no refusal: the backend's own reply follows."""
         for text in session.printed:
             self._tell(f"P{shown(text)} is no line of a refusal")
         session.printed.clear()
+
+    def _late(self, variable: bytes, section: bytes, facts: Facts) -> None:
+        """Tell of a variable that does not reach qmail-smtpd."""
+        what = f"variable {shown(variable)} of section {SECTION_NAMES[section]}"
+        if not self._context.tells_backend:
+            self._tell(f"{what} for qmail-smtpd (no backend is a command)")
+        elif section == DATA or facts.accepted or facts.user:
+            self._tell(f"{what} for a qmail-smtpd that runs already")
 
     def _tell(self, what: str) -> None:
         if what not in self._told and len(self._told) < _TOLD_MAX:
@@ -354,6 +385,10 @@ class SppRule(SourceRule):
         super().__init__(settings, spp, context)
         self._spp = spp
 
+    async def last_word(self, question: Question) -> Answer:
+        """See :class:`~proxy.rules.engine.LastWord`."""
+        return await self.once_more(question, lambda: self._spp.at_pass(question))
+
     async def at_data(self, question: Question) -> Stage:
         """See :class:`~proxy.rules.stages.Staged`."""
         return await self.within(lambda: self._spp.at_data(question))
@@ -363,7 +398,7 @@ class SppRule(SourceRule):
         return await self.within(lambda: self._spp.at_auth(question, mechanism, user))
 
 
-def _stored(session: _Session, command: bytes) -> Finding | None:
+def _stored(session: SppSession, command: bytes) -> Finding | None:
     """The answer that an earlier plugin has left for a command."""
     texts = session.stored.get(command)
     if texts is None:

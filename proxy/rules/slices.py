@@ -20,6 +20,14 @@ SLICE = 0.002
 """Seconds of work between two looks at the sockets."""
 
 
+def stepwise(made: T | Steps[T]) -> Steps[T]:
+    """What somebody has made, or makes in steps, in steps."""
+    if isinstance(made, Generator):
+        found: T = yield from made
+        return found
+    return made
+
+
 def at_once(steps: Steps[T]) -> T:
     """All of it now: nobody is waiting."""
     while True:

@@ -4,7 +4,8 @@ Knows: for which domains a source is asked, how long and how many times at once,
 its answers mean, what was said before, that an error is a deferral.  Knows not: any
 source.  A rule's module has ``Settings``, its keys
 (:class:`~proxy.config.rules.SourceKeys` or ``RemoteKeys``), and ``build(settings,
-context)``, which gives a :class:`SourceRule` around its :class:`Source`.
+context)``, which gives a :class:`SourceRule` around its :class:`Source`; as a generator
+(:data:`~proxy.rules.slices.Steps`) where it has much to read before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from proxy.rules.memory import Memory
 from proxy.rules.undecided import Policy
 from proxy.rules.verdict import (
     Answer,
+    Change,
     Instead,
     Kind,
     Note,
@@ -56,14 +58,14 @@ class Says(enum.Enum):
 class Finding(NamedTuple):
     """A source's answer: ``note`` says why, for people; ``reply`` is said to the
     client in place of our own, where the source has one.  ``undecided``: delivery
-    depends on more than the source knows.  ``became``: the mail is for this address
-    instead, and the rules that follow are asked for it."""
+    depends on more than the source knows.  ``change``: what is to be otherwise, for
+    the rules that follow, too."""
 
     says: Says
     note: str = ""
     reply: Reply | None = None
     undecided: bool = False
-    became: bytes = b""
+    change: Change | None = None
 
 
 class SourceDown(Exception):
@@ -126,7 +128,8 @@ class Context(NamedTuple):
     """What a rule may be built from besides its own keys.
 
     ``root`` is where the qmail host's file system is seen.  ``say`` takes a level and
-    a text for the log.
+    a text for the log.  ``tells_backend``: a backend is a program, whose environment
+    rules may change.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Context(NamedTuple):
     on_error: OnRuleError = _ignored
     clock: Callable[[], float] = time.monotonic
     say: Callable[[str, str], None] = unsaid
+    tells_backend: bool = False
 
 
 T = TypeVar("T")
@@ -202,6 +206,21 @@ class SourceRule:
             seconds = self._clock() - began
             self._on_answer(self.name, "timeout" if late else "error", seconds)
             raise SourceDown(self._reason(error)) from error
+
+    async def once_more(
+        self, question: Question, asked: Callable[[], Awaitable[Finding | None]]
+    ) -> Answer:
+        """As :meth:`ask`, but for another question about the recipient, on which the
+        source may have nothing to say; nothing is remembered."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout or None), self._places:
+                found = await asked()
+        except Exception as error:
+            return self._down(question, None, error, began)
+        if found is None:
+            return None
+        return self._told(question, found, found.says.value, began)
 
     def _is_for(self, mailbox: bytes) -> bool:
         domain = mailbox[mailbox.rfind(b"@") + 1 :].lower()
@@ -280,11 +299,11 @@ class SourceRule:
         if says == Says.PASS.value:
             if question.notes is not None:
                 question.notes.extend(steps)
-            return Instead(finding.became) if finding.became else None
+            return None if finding.change is None else Instead(finding.change)
         verdict = _verdict(says, finding.reply, self.name, note, finding.undecided)
-        became = finding.became if verdict.kind is Kind.ACCEPT else b""
-        if steps or became:
-            return replace(verdict, trace=steps, became=became)
+        change = finding.change if verdict.kind is Kind.ACCEPT else None
+        if steps or change:
+            return replace(verdict, trace=steps, change=change)
         return verdict
 
 

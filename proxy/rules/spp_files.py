@@ -15,12 +15,21 @@ from proxy.qmail.errors import CannotTell, KernelError
 from proxy.rules.pointed import program as check_program
 from proxy.rules.said import shown
 from proxy.rules.source import Context, SourceDown
-from proxy.rules.spp_output import Sections, letters_in, read_sections
+from proxy.rules.spp_output import (
+    AUTH,
+    CONNECTION,
+    DATA,
+    HELO,
+    MAIL,
+    PASS,
+    RCPT,
+    Sections,
+    letters_in,
+    read_sections,
+)
 from proxy.rules.trouble import NOTE, Trouble
 
-CONNECTION, HELO, MAIL, RCPT, DATA, AUTH = b"c", b"h", b"m", b"r", b"d", b"a"
-
-_RUN = (CONNECTION, HELO, MAIL, RCPT, DATA, AUTH)
+_RUN = (CONNECTION, HELO, MAIL, RCPT, PASS, DATA, AUTH)
 _SCRIPT_MAX = 262144
 
 SECTION_NAMES = {
@@ -28,6 +37,7 @@ SECTION_NAMES = {
     HELO: "helo",
     MAIL: "mail",
     RCPT: "rcpt",
+    PASS: "pass",
     DATA: "data",
     AUTH: "auth",
 }
@@ -95,8 +105,8 @@ def _not_done(section: bytes, command: tuple[bytes, ...]) -> Iterator[tuple[str,
         yield "P", "not said, its reply is given before rules are asked"
     elif b"P" in letters and not letters & {b"E", b"R"}:
         yield "P", "only said as the first lines of a refusal by E or R"
-    if section == MAIL and b"C" in letters:
-        yield "C", "the sender stays what it is"
+    if section == DATA and b"S" in letters:
+        yield "S", "the qmail-smtpd that could be told of it runs already"
 
 
 def _script(path: bytes) -> bytes:

@@ -8,11 +8,14 @@ them, how plugins are run.  Called by ``qmail_spp``.
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proxy.rules.said import refusal
 from proxy.smtp.reply import LastReply, Reply
+
+CONNECTION, HELO, MAIL, RCPT = b"c", b"h", b"m", b"r"
+PASS, DATA, AUTH = b"p", b"d", b"a"
 
 Sections = dict[bytes, list[bytes]]
 """Plugins by the letter of their section."""
@@ -42,7 +45,8 @@ class Output:
     """What a plugin wants.  ``end`` is one of :data:`ENDING`, or empty; ``text`` goes
     with it.  ``stored``: answers for later, by the letter of the command.
     ``address``: what the current one is to be replaced by.  ``printed``: what is to be
-    said at once.  ``header``: lines for the message."""
+    said at once.  ``header``: lines for the message.  ``variables``: new values, or
+    ``None`` for what is not to be there."""
 
     end: bytes = b""
     text: bytes = b""
@@ -50,10 +54,11 @@ class Output:
     address: bytes | None = None
     printed: list[bytes] = field(default_factory=list)
     header: list[bytes] = field(default_factory=list)
+    variables: list[tuple[bytes, bytes | None]] = field(default_factory=list)
 
 
-def read_output(output: bytes, environment: MutableMapping[bytes, bytes]) -> Output:
-    """``S`` and ``U`` change ``environment`` at once.
+def read_output(output: bytes) -> Output:
+    """What a plugin has written.
 
     A line without its end loses its last byte, and a line of one byte is none: so
     reads qmail-spp.c.  Lines of unknown letters do not count.
@@ -62,24 +67,22 @@ def read_output(output: bytes, environment: MutableMapping[bytes, bytes]) -> Out
     *lines, rest = output.split(b"\n")
     for line in [*lines, rest[:-1]]:
         if line:
-            _read_line(said, line, environment)
+            _read_line(said, line)
         if said.end:
             break
     return said
 
 
-def _read_line(
-    said: Output, line: bytes, environment: MutableMapping[bytes, bytes]
-) -> None:
+def _read_line(said: Output, line: bytes) -> None:
     letter, text = line[:1], line[1:].partition(b"\0")[0]
     if letter in ENDING:
         said.end, said.text = letter, text
     elif letter == b"S":
         name, sign, value = text.partition(b"=")
         if sign and name:
-            environment[name] = value
+            said.variables.append((name, value))
     elif letter == b"U":
-        environment.pop(text, None)
+        said.variables.append((text, None))
     elif letter == b"C":
         said.address = text
     elif letter == b"L":

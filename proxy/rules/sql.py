@@ -340,14 +340,14 @@ async def _rows(
     has: that is asked for as ``<``, which no address has either."""
     bound = _bound(asked, known)
     try:
-        return await database.rows(asked.text, bound)
+        return await database.first(asked.text, bound)
     except SourceDown as error:
         from proxy.rules.database import NotHeld
 
         plain = {name: _OTHERS.sub("<", value) for name, value in bound.items()}
         if plain == bound or not isinstance(error, NotHeld):
             raise
-    return await database.rows(asked.text, plain)
+    return await database.first(asked.text, plain)
 
 
 def _bound(asked: Asked, known: dict[str, bytes]) -> dict[str, str]:

@@ -35,14 +35,45 @@ class TraceStep(Protocol):
         ...
 
 
+Changed = tuple[tuple[bytes, bytes | None], ...]
+"""Variables of an environment with their new values; ``None``: it is taken away."""
+
+
+class Change(NamedTuple):
+    """What a rule has made of what the client said.
+
+    ``recipient``: who is to have the mail in place of the recipient, empty for the
+    same.  ``sender``: from whom it is, ``None`` for the same.  ``variables``: for the
+    environment of a program in the backend's place, all that were changed so far.
+    """
+
+    recipient: bytes = b""
+    sender: bytes | None = None
+    variables: Changed = ()
+
+    def then(self, other: Change | None) -> Change:
+        """Both, ``other`` being the later one."""
+        if other is None:
+            return self
+        return Change(
+            other.recipient or self.recipient,
+            self.sender if other.sender is None else other.sender,
+            tuple((dict(self.variables) | dict(other.variables)).items()),
+        )
+
+
+NOTHING = Change()
+"""All stays as the client said it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a rule says of a recipient.
 
     ``gate`` marks what decides about relaying, not about mailboxes: it holds
     in observe mode too.  ``observed`` is the verdict that observe mode let
-    pass.  ``reason`` is one line for the log.  ``became``: who is to have the mail in
-    place of the recipient, empty for the same.
+    pass.  ``reason`` is one line for the log.  ``change``: what is to be otherwise
+    than the client said, if the recipient is accepted.
     """
 
     kind: Kind
@@ -53,7 +84,7 @@ class Verdict:
     gate: bool = False
     observed: Kind | None = None
     trace: Sequence[TraceStep] = ()
-    became: bytes = b""
+    change: Change | None = None
 
 
 class Facts(NamedTuple):
@@ -113,9 +144,9 @@ class Question(NamedTuple):
 
 
 class Instead(NamedTuple):
-    """No opinion, but another recipient for the rules that follow."""
+    """No opinion, but something is otherwise for the rules that follow."""
 
-    recipient: bytes
+    change: Change
 
 
 Answer = Verdict | Instead | None

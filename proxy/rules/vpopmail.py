@@ -1,8 +1,8 @@
 """Asks the databases behind vpopmail what the qmail decision wants to know.
 
 Knows: vpopmail's tables and entries, one connection pool for each of its databases.
-Knows not: what an answer means (:mod:`proxy.qmail.vpopmail`).  Used by the rule
-``qmail``.  Source: vmysql.h, vpgsql.h, vldap.c of vpopmail 5.4 to 5.6.
+Knows not: what an answer means (:mod:`proxy.qmail.vpopmail`).  Used by ``needs``.
+Source: vmysql.h, vpgsql.h, vldap.c of vpopmail 5.4 to 5.6.
 
 The drivers are loaded with the first question: whoever has vpopmail's users in
 files needs none of them.
@@ -18,17 +18,19 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from proxy.qmail.vpopmail_data import (
-    LDAP,
-    MYSQL,
-    PGSQL,
+from proxy.qmail.questions import (
+    NOTHING,
+    AskAccounts,
+    AskLimits,
     Backend,
     Found,
     Mailbox,
     NoAnswer,
-    Question,
-    leading_number,
+    Nothing,
+    Quota,
 )
+from proxy.qmail.vpopmail_data import LDAP, MYSQL, PGSQL, leading_number
+from proxy.qmail.vpopmail_quota import quota_in_megabytes
 from proxy.qmail.vpopmail_settings import VpopmailSettings
 from proxy.rules.source import OnAnswer, Says, SourceDown, unheard
 from proxy.rules.verdict import OnRuleError
@@ -76,33 +78,44 @@ class VpopmailDatabases:
         settings: VpopmailSettings,
         on_answer: OnAnswer = unheard,
         on_error: OnRuleError | None = None,
+        root: bytes = b"/",
     ) -> None:
         """``on_answer`` hears of every answer, under :data:`NAME`; ``on_error`` why
-        there was none."""
+        there was none.  ``root`` is where the qmail host's file system is seen."""
         self._settings = settings
+        self._root = os.fsdecode(root).rstrip("/")
         self._on_answer = on_answer
         self._on_error = on_error
         self._asked: dict[Backend, _Tables | _Entries] = {}
 
-    async def ask(self, question: Question) -> Found | NoAnswer:
+    async def ask(
+        self, question: AskAccounts | AskLimits
+    ) -> Found | Quota | Nothing | NoAnswer:
         """The answer; what goes wrong is :class:`NoAnswer`, a deferral."""
         began = time.monotonic()
+        found: Found | Quota | Nothing
         try:
-            found = await (await self._at(question.backend)).ask(question)
+            asked = await self._at(question.backend)
+            if isinstance(question, AskAccounts):
+                found = await asked.ask(question)
+            else:
+                found = await asked.limits(question)
         except SourceDown as error:
             self._on_answer(NAME, "error", time.monotonic() - began)
             if self._on_error is not None:
                 self._on_error(NAME, error)
             return NoAnswer(str(error))
-        says = Says.FOUND if found.aliases or found.mailboxes else Says.MISSING
+        says = Says.FOUND if _is_something(found) else Says.MISSING
         self._on_answer(NAME, says.value, time.monotonic() - began)
         return found
 
     async def _at(self, backend: Backend) -> _Tables | _Entries:
         known = self._asked.get(backend)
         if known is None:
-            kind = _Entries if backend.kind == LDAP else _Tables
-            known = kind(backend, self._settings)
+            if backend.kind == LDAP:
+                known = _Entries(backend, self._settings)
+            else:
+                known = _Tables(backend, self._settings, self._root)
             while len(self._asked) >= _BACKENDS_MAX:
                 await self._asked.pop(next(iter(self._asked))).close()
             self._asked[backend] = known
@@ -118,11 +131,26 @@ class VpopmailDatabases:
 class _Tables:
     """vpopmail's tables in MySQL, MariaDB or PostgreSQL."""
 
-    def __init__(self, backend: Backend, settings: VpopmailSettings) -> None:
+    def __init__(self, backend: Backend, settings: VpopmailSettings, root: str) -> None:
         self._backend = backend
-        self._database = _database(backend, settings)
+        self._database = _database(backend, settings, root)
 
-    async def ask(self, question: Question) -> Found:
+    async def limits(self, question: AskLimits) -> Quota | Nothing:
+        """vget_limits(): megabytes and messages."""
+        from proxy.rules.database import NoSuchTable
+
+        query = "select diskquota, maxmsgcount from limits where domain = :domain"
+        try:
+            _, rows = await self._database.rows(
+                query, {"domain": question.domain.decode("utf-8", "surrogateescape")}
+            )
+        except NoSuchTable:
+            return NOTHING  # vcreate_limits_table() makes it
+        for size, messages in rows:
+            return quota_in_megabytes(int(size or 0), int(messages or 0))
+        return NOTHING
+
+    async def ask(self, question: AskAccounts) -> Found:
         aliases, accounts = self._aliases(question), self._accounts(question)
         lines, (mailboxes, asked) = await asyncio.gather(aliases, accounts)
         shown = self._database.shown
@@ -140,7 +168,7 @@ class _Tables:
             ),
         )
 
-    async def _aliases(self, question: Question) -> dict[bytes, tuple[bytes, ...]]:
+    async def _aliases(self, question: AskAccounts) -> dict[bytes, tuple[bytes, ...]]:
         from proxy.rules.database import NoSuchTable
 
         query = (
@@ -158,7 +186,9 @@ class _Tables:
             found[_bytes(alias).lower()].append(_bytes(line))
         return {name: tuple(lines) for name, lines in found.items()}
 
-    async def _accounts(self, question: Question) -> tuple[dict[bytes, Mailbox], str]:
+    async def _accounts(
+        self, question: AskAccounts
+    ) -> tuple[dict[bytes, Mailbox], str]:
         """The accounts, and where they were looked for."""
         from proxy.rules.database import NoSuchTable
 
@@ -171,7 +201,7 @@ class _Tables:
         return await self._in_its_own_table(question)
 
     async def _in_one_table(
-        self, question: Question
+        self, question: AskAccounts
     ) -> tuple[dict[bytes, Mailbox], str]:
         domain = question.domain.decode("ascii")
         rows = await self._rows(
@@ -180,7 +210,7 @@ class _Tables:
         return rows, f"vpopmail where pw_domain = {domain}"
 
     async def _in_its_own_table(
-        self, question: Question
+        self, question: AskAccounts
     ) -> tuple[dict[bytes, Mailbox], str]:
         # vauth_munch_domain(); the domain is of letters, digits, dots and dashes.
         table = question.domain.decode("ascii").replace(".", "_").replace("-", "_")
@@ -190,7 +220,7 @@ class _Tables:
         return rows, f"{table} where true"
 
     async def _rows(
-        self, source: str, question: Question, values: Mapping[str, object]
+        self, source: str, question: AskAccounts, values: Mapping[str, object]
     ) -> dict[bytes, Mailbox]:
         query = (
             f"select pw_name, pw_gid, pw_dir, pw_shell from {source} pw_name in :names"
@@ -207,16 +237,31 @@ class _Tables:
         await self._database.close()
 
 
-def _database(backend: Backend, settings: VpopmailSettings) -> Database:
+def _is_something(found: Found | Quota | Nothing) -> bool:
+    if isinstance(found, Found):
+        return bool(found.aliases or found.mailboxes)
+    return isinstance(found, Quota)
+
+
+def _below(root: str, path: str) -> str:
+    """A socket of the qmail host, as it is seen here.  One that is mounted by its own
+    name is taken, too."""
+    below = root + path
+    return below if os.path.exists(below) else path
+
+
+def _database(backend: Backend, settings: VpopmailSettings, root: str) -> Database:
     from proxy.rules.database import Database, DatabaseLimits, database_url
 
-    host, socket, connect_args = backend.host, backend.socket, {}
+    host, connect_args = backend.host, {}
+    socket = _below(root, backend.socket) if backend.socket else ""
     if backend.kind == MYSQL and host == "localhost" and not socket:
-        socket = next(filter(os.path.exists, _SOCKETS), "")
+        usual = (_below(root, path) for path in _SOCKETS)
+        socket = next(filter(os.path.exists, usual), "")
     if socket:
         connect_args["unix_socket"] = socket
     if backend.kind == PGSQL and host.startswith("/"):
-        connect_args["host"] = host
+        connect_args["host"] = _below(root, host)
         if backend.port:
             connect_args["port"] = str(backend.port)
         host = ""
@@ -246,7 +291,11 @@ class _Entries:
             )
         )
 
-    async def ask(self, question: Question) -> Found:
+    async def limits(self, question: AskLimits) -> Quota | Nothing:
+        """There, limits are in files only."""
+        return NOTHING
+
+    async def ask(self, question: AskAccounts) -> Found:
         lines, mailboxes = await asyncio.gather(
             self._aliases(question), self._accounts(question)
         )
@@ -263,7 +312,7 @@ class _Entries:
             ),
         )
 
-    async def _aliases(self, question: Question) -> dict[bytes, tuple[bytes, ...]]:
+    async def _aliases(self, question: AskAccounts) -> dict[bytes, tuple[bytes, ...]]:
         """valias_select(): ``di`` of the entries whose ``aa`` is the address."""
         from proxy.rules.directory import Scope, filter_value
 
@@ -280,7 +329,7 @@ class _Entries:
                     found[name].extend(entry.attributes.get("di", ()))
         return {name: tuple(lines) for name, lines in found.items() if lines}
 
-    async def _accounts(self, question: Question) -> dict[bytes, Mailbox]:
+    async def _accounts(self, question: AskAccounts) -> dict[bytes, Mailbox]:
         """vauth_getpw(): below ``ou=domain``; without that there is no user."""
         from proxy.rules.directory import Scope, filter_value, name_value
 

@@ -86,8 +86,17 @@ def _low_byte(digits: bytes) -> int:
 def write_path(address: bytes) -> bytes | None:
     """``TO:<...>`` from which :func:`read_path` takes ``address``; ``None`` where
     there is none."""
-    argument = b"TO:<" + _SPECIAL.sub(rb"\\\g<0>", address) + b">"
-    if not address or len(address) > ADDRESS_MAX or _CONTROL.search(address):
+    return _written(b"TO:", address) if address else None
+
+
+def write_reverse_path(address: bytes) -> bytes | None:
+    """The same for MAIL, ``FROM:<...>``; empty is the null reverse-path."""
+    return _written(b"FROM:", address)
+
+
+def _written(before: bytes, address: bytes) -> bytes | None:
+    argument = before + b"<" + _SPECIAL.sub(rb"\\\g<0>", address) + b">"
+    if len(address) > ADDRESS_MAX or _CONTROL.search(address):
         return None
     return argument if read_path(argument) == address else None
 

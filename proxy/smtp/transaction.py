@@ -8,6 +8,7 @@ drives the dialogue reads it.
 from __future__ import annotations
 
 from proxy.smtp.data import MessageStream
+from proxy.smtp.path import path_end, write_reverse_path
 from proxy.smtp.reply import Reply
 
 
@@ -27,7 +28,8 @@ class Transaction:
 
     def __init__(self, mail: bytes | None = None, sender: bytes = b"") -> None:
         self.mail = mail
-        """The client's own argument of MAIL."""
+        """The argument of MAIL, the client's own but for the address
+        (:meth:`send_as`)."""
         self.sender = sender
         """The address in it."""
         self.recipients = 0
@@ -43,6 +45,18 @@ class Transaction:
         """The message, from 354 on."""
         self.refusal: Reply | None = None
         """What to say at the message's end, if it is refused before."""
+
+    def send_as(self, sender: bytes) -> bool:
+        """Have it come from another address; ``False`` where it is too late for that,
+        or no command has that address in it.  Parameters stay."""
+        if sender == self.sender:
+            return True
+        path = write_reverse_path(sender)
+        if path is None or self.mail is None or self.relayed:
+            return False
+        self.mail = path + self.mail[path_end(self.mail) :]
+        self.sender = sender
+        return True
 
     @property
     def message_size(self) -> int:

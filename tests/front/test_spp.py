@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from proxy.observe.events import (
     RecipientDecided,
 )
 from proxy.qmail.host import QmailHost
+from proxy.rules.verdict import Question, Rule, Verdict
 from proxy.smtp import replies
 from proxy.smtp.driver import Limits
 from tests.front.test_auth import GOOD, qmail
 from tests.support.asked import Asked
 from tests.support.backend import FakeQmail
 from tests.support.files import Files
-from tests.support.front import Front, running
+from tests.support.front import CallRule, Front, accept, running
 from tests.support.offers import known
 from tests.support.smtp_client import RawClient
 
@@ -35,7 +37,12 @@ SETTINGS = DoorSettings(received=True, session=Limits(auth_needs_tls=False))
 BOB = b"bob@example.test"
 
 
-def plugins(root: Path, texts: dict[str, str], keys: dict[str, Any]) -> Asked:
+STANDIN = Path(__file__).parent.parent / "support/standin.py"
+
+
+def plugins(
+    root: Path, texts: dict[str, str], keys: dict[str, Any], **more: Any
+) -> Asked:
     lines = []
     for name, text in texts.items():
         path = root / "var/qmail/plugins" / name
@@ -45,7 +52,7 @@ def plugins(root: Path, texts: dict[str, str], keys: dict[str, Any]) -> Asked:
         lines += [f"[{name}]", f"plugins/{name}"]
     files = Files()
     files.control(b"smtpplugins", "\n".join([*lines, ""]).encode())
-    return Asked("qmail-spp", keys, os.fsencode(root), QmailHost(files))
+    return Asked("qmail-spp", keys, os.fsencode(root), QmailHost(files), **more)
 
 
 @contextlib.asynccontextmanager
@@ -331,3 +338,122 @@ async def test_other_sessions_go_on_meanwhile(tmp_path: Path) -> None:
         assert got == [250, 250, 354, 250]
         await asyncio.to_thread(go.write_text, "E550 no\n")
         assert await client.code() == 550
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        ("x@y.test", b"FROM:<x@y.test> BODY=8BITMIME"),
+        ("", b"FROM:<> BODY=8BITMIME"),
+        ('q"u>o@y.test', b'FROM:<q\\"u\\>o@y.test> BODY=8BITMIME'),
+    ],
+)
+async def test_a_changed_sender(tmp_path: Path, to: str, told: bytes) -> None:
+    """C at MAIL: the backend is told of it, with the client's own parameters, and so
+    are the plugins and rules that follow; another mail has its own."""
+    mail = f"case $SMTPMAILFROM in a@*) echo 'C{to}';; esac"
+    texts = {
+        "mail": mail,
+        "rcpt": 'echo "HX-From: $SMTPMAILFROM"',
+        "data": "echo HX: y",
+    }
+    async with front_with(tmp_path, texts) as (front, client):
+        for sender in (b"a@b.test", b"c@b.test"):
+            await client.command(b"MAIL FROM:<%s> BODY=8BITMIME" % sender)
+            for user, code in ((b"no", 550), (b"bob", 250), (b"eve", 250)):
+                rcpt = b"RCPT TO:<%s@example.test>" % user
+                assert int((await client.command(rcpt))[:3]) == code
+            await client.command(b"DATA")
+            await client.send(b"x\r\n.\r\n")
+            assert await client.code() == 250
+        first, second = front.fake.received
+        assert first.mail == told
+        assert b"X-From: %s\r\n" % to.encode() * 3 in first.message
+        assert second.mail == b"FROM:<c@b.test> BODY=8BITMIME"
+        ended = [e.sender for e in front.events if isinstance(e, MessageEnded)]
+        assert ended == [to.encode(), b"c@b.test"]
+        asked = [e.sender for e in front.events if isinstance(e, RecipientDecided)]
+        assert asked[:3] == [b"a@b.test", b"a@b.test", to.encode()]
+
+
+@pytest.mark.parametrize("observe", [True, False])
+async def test_a_sender_that_cannot_be_said_or_changed_stays(
+    tmp_path: Path, observe: bool
+) -> None:
+    says = "x@y.test" if observe else "tab\\there@y.test"
+    texts = {"mail": f"printf 'C{says}\\n'"}
+    async with front_with(tmp_path, texts, observe=observe) as (front, client):
+        got = await client.deliver(b"a@b.test", [BOB, BOB], b"x\r\n")
+        assert got == [250, 250, 250, 354, 250]
+        assert front.fake.received[0].mail == b"FROM:<a@b.test>"
+        assert len(front.of(Notice)) == (not observe)
+
+
+async def test_a_sender_that_the_backend_knows_stays(tmp_path: Path) -> None:
+    """A rule before the plugins has let a recipient in; so MAIL is over."""
+    it = plugins(tmp_path, {"mail": "echo Cx@y.test"}, {})
+
+    def known(question: Question) -> Verdict | None:
+        return accept() if question.recipient.startswith(b"alice") else None
+
+    first: list[Rule] = [CallRule(known), it.rule]
+    async with (
+        running(settings=SETTINGS, first=first) as front,
+        await RawClient.connect(front.port) as client,
+    ):
+        await client.reply()
+        to = [b"alice@example.test", BOB, BOB]
+        got = await client.deliver(b"a@b.test", to, b"x\r\n")
+        assert got == [250, 250, 250, 250, 354, 250]
+        assert front.fake.received[0].mail == b"FROM:<a@b.test>"
+        (told,) = front.of(Notice)
+        assert isinstance(told, Notice)
+        assert "the sender should become x@y.test: not done" in told.text
+    await it.rule.close()
+
+
+async def test_pass_may_refuse_and_change(tmp_path: Path) -> None:
+    texts = {
+        "rcpt": "true",
+        "pass": "case $SMTPRCPTTO in a@*) echo 'E550 5.7.1 full';;"
+        " b@*) echo Cc@example.test;; d@*) echo Cx@elsewhere.test;; esac",
+    }
+    async with front_with(tmp_path, texts) as (front, client):
+        to = [b"%s@example.test" % each for each in (b"a", b"no", b"b", b"d")]
+        got = await client.deliver(b"a@b.test", to, b"x\r\n")
+        assert got == [250, 550, 550, 250, 250, 354, 250]
+        assert front.fake.received[0].recipients[0] == b"TO:<c@example.test>"
+
+
+@pytest.mark.parametrize("within", [False, True])
+async def test_variables_for_a_program_in_the_backends_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: bool
+) -> None:
+    """Those that plugins have set or taken away when it is started; another mail of
+    the session gets another program, if they are others."""
+    texts = {
+        "connection": "printf 'SONE=1\\nSRELAYCLIENT=\\nUTHREE\\n'",
+        "mail": 'echo "STWO=$SMTPMAILFROM"',
+    }
+    monkeypatch.setenv("THREE", "x")
+    it = plugins(tmp_path, texts, {}, tells_backend=True)
+    told = tmp_path / "told"
+    show = 'echo "$ONE $TWO ${THREE-none} ${RELAYCLIENT-none}" >> "$0"; exec "$@"'
+    command = ("/bin/sh", "-c", show, str(told), sys.executable, "-I", str(STANDIN))
+    backend = BackendSettings(command=(*command, str(tmp_path)))
+    mails = [b"a@b.test", b"a@b.test", b"c@b.test"]
+    async with (
+        running(settings=SETTINGS, backend=backend, first=[it.rule]) as front,
+        await RawClient.connect(front.port) as client,
+    ):
+        await client.reply()
+        for sender in mails:
+            if within:  # in the middle of another one
+                await client.send(b"MAIL FROM:<%s>\r\nRCPT TO:<%s>\r\n" % (sender, BOB))
+                assert [await client.code(), await client.code()] == [250, 250]
+                await client.command(b"RSET")
+            got = await client.deliver(sender, [BOB, BOB], b"x\r\n")
+            assert got == [250, 250, 250, 354, 250]
+    await it.rule.close()
+    assert told.read_text() == "1 a@b.test none none\n1 c@b.test none none\n"
+    assert sum(name.startswith("mail-") for name in os.listdir(tmp_path)) == len(mails)

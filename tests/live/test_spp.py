@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from tests.live.process import Settings, run, serving, write_config
 from tests.support.backend import FakeQmail
 from tests.support.smtp_client import RawClient
 
+STANDIN = Path(__file__).parent.parent / "support/standin.py"
 RULES = {"BACKSTOP_RULES": '[{"type": "qmail-spp"}, {"type": "qmail"}]'}
 RCPT = """#!/bin/sh
 echo "HX-Rcpt: $SMTPRCPTTO from $TCPREMOTEIP"
@@ -66,3 +68,28 @@ async def test_check_names_the_plugin_and_the_letter(
     config = write_config(tmp_path / "backstop.toml", settings)
     _, said, _ = await run("check", "-c", str(config), env=RULES)
     assert "plugins/rcpt seems to say P in section rcpt" in said
+
+
+async def test_what_the_program_in_the_backends_place_is_told(
+    tmp_path: Path, host: Path
+) -> None:
+    """The sender and the variables that plugins make."""
+    plugins(host)
+    plugin = host / "var/qmail/plugins/mail"
+    plugin.write_text("#!/bin/sh\nprintf 'SWHO=me\\nCx@y.test\\n'\n")
+    plugin.chmod(0o755)
+    config = host / "var/qmail/control/smtpplugins"
+    config.write_text(config.read_text() + "[mail]\nplugins/mail\n")
+    (tmp_path / "mails").mkdir()
+    told = tmp_path / "told"
+    show = ["/bin/sh", "-c", 'echo "$WHO" > "$0"; exec "$@"', str(told)]
+    standin = [sys.executable, "-I", str(STANDIN), str(tmp_path / "mails")]
+    settings = {"qmail.root": str(host), "backend.command": [*show, *standin]}
+    async with serving(tmp_path, settings, RULES) as served:
+        async with await RawClient.connect(served.port) as client:
+            await client.reply()
+            to = [b"alice@example.test"]
+            got = await client.deliver(b"a@b.test", to, b"x\r\n")
+            assert got == [250, 250, 354, 250]
+        await served.said("sender=x@y.test")
+    assert told.read_text() == "me\n"

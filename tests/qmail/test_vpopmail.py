@@ -8,9 +8,9 @@ import pytest
 
 from proxy.qmail.decide import Decision, Outcome
 from proxy.qmail.host import HostSettings, QmailHost
+from proxy.qmail.questions import Mailbox
 from proxy.qmail.vpopmail_data import (
     Build,
-    Mailbox,
     mailbox,
     parse_header,
     parse_program,
@@ -385,13 +385,21 @@ class TestWhichSource:
             (b"\x7fELF", Build()),
             (
                 b"\x7fELF vmysql: can't read settings from %s",
-                Build("mysql", many=False),
+                Build("mysql", None, False, None, False, None, False),
+            ),
+            (
+                b"\x7fELF vmysql: can't read settings from, FROM limits, domain is over"
+                b" quota",
+                Build("mysql", None, False, None, True, None, True),
             ),
             (
                 b"\x7fELF vpgsql: can't read settings from x and pw_domain = '%s'",
-                Build("pgsql", many=True),
+                Build("pgsql", None, True, None, False, None, False),
             ),
-            (b"\x7fELF vldap: can't read settings", Build("ldap")),
+            (
+                b"\x7fELF vldap: can't read settings",
+                Build("ldap", None, None, None, False, None, False),
+            ),
             (b"\x7fELF vldap: can't read settings vpasswd.cdb", Build()),
         ],
     )
@@ -459,25 +467,28 @@ class TestQuota:
         assert at(full, b"bea", key) is DELIVER
 
     @pytest.mark.parametrize(
-        ("content", "over"),
+        ("content", "outcome"),
         [
-            (b"x\n999 3\n", False),
-            (b"x\n1000 3\n", True),
-            (b"x\n1 10\n", True),
-            (b"x\n1 9\n", False),
-            # More than one line: vpopmail counts anew.
-            (b"x\n900 3\n200 1\n", False),
-            (b"", False),
-            (b"x\n" + b"y" * 6000, False),
+            (b"x\n999 3\n", DELIVER),
+            (b"x\n1000 3\n", Outcome.OVER_QUOTA),
+            (b"x\n1 10\n", Outcome.OVER_QUOTA),
+            (b"x\n1 9\n", DELIVER),
+            (b"", DELIVER),
+            (b"x\n800 3\n100 1\n", DELIVER),
+            # Over, and more than one line: vpopmail counts anew.
+            (b"x\n900 3\n200 1\n", Outcome.NEEDS),
+            (b"x\n900 3\n-1000 -1\n", Outcome.NEEDS),
+            (b"x\n" + b"y" * 6000, Outcome.NEEDS),
         ],
     )
-    def test_what_the_file_says(self, full: Files, content: bytes, over: bool) -> None:
+    def test_what_the_file_says(
+        self, full: Files, content: bytes, outcome: Outcome
+    ) -> None:
         size(full, b"ann", content)
-        wanted = Outcome.OVER_QUOTA if over else DELIVER
-        assert at(full, b"ann", "reject") is wanted
+        assert at(full, b"ann", "reject") is outcome
 
     def test_an_old_file_says_nothing(self, full: Files) -> None:
-        assert at(full, b"ann", "reject", later=16 * 60) is DELIVER
+        assert at(full, b"ann", "reject", later=16 * 60) is Outcome.NEEDS
         assert at(full, b"ann", "reject", later=14 * 60) is Outcome.OVER_QUOTA
 
 

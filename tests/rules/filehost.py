@@ -6,6 +6,7 @@ import asyncio
 
 from proxy.config.rules import rule_module
 from proxy.qmail.host import QmailHost
+from proxy.rules.slices import at_once, stepwise
 from proxy.rules.source import Context, SourceRule
 from proxy.rules.verdict import Question, Verdict
 from tests.support.files import Files
@@ -46,7 +47,8 @@ class FileHost:
         """A rule of that type, built as ``serve`` does."""
         module = rule_module(kind)
         settings = module.Settings.model_validate({"type": kind, **keys})
-        rule: SourceRule = module.build(settings, self.context())
+        made = module.build(settings, self.context())
+        rule: SourceRule = at_once(stepwise(made))
         return rule
 
 

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.view import DirectoryView
 from proxy.rules import cdb as cdb_rule
+from proxy.rules.slices import at_once
 from proxy.rules.source import Context
 from proxy.rules.trouble import RuleError
+from proxy.rules.verdict import Question, Verdict
 from tests.rules.filehost import FileHost, said, until_read, verdict
 from tests.support.cdbmake import make_cdb
 
@@ -92,11 +94,72 @@ class TestSagredo:
         assert said(strict, b"al@x.test") == "reject"
 
 
-def test_goodrcptto() -> None:
+@pytest.mark.parametrize(
+    ("recipient", "expected"),
+    [
+        (b"bob@x.test", "accept"),
+        (b"Bob@X.test", "accept"),
+        (b"cy@x.test", "accept"),  # the cdb's
+        (b"a@open.test", "accept"),
+        (b"a@sub.open.test", "reject"),
+        (b"al@x.test", "reject"),
+        (b"postmaster", "accept"),  # as it is, and not completed
+        (b"Postmaster", "accept"),
+        (b"postmaster@y.test", "reject"),
+        (b"abuse@y.test", "reject"),
+        (b"dora", "accept"),  # completed, as qmail-send does it
+        (b"al", "reject"),
+    ],
+)
+def test_goodrcptto(recipient: bytes, expected: str) -> None:
+    """grtcheck() of Eben Pratt's patch."""
+    text = b"bob@x.test\n@open.test\npostmaster\nabuse@\ndora@x.test\n"
+    host = FileHost(text=text, cdb=make_cdb([(b"cy@x.test", b"")]))
+    rule = host.rule("cdb", format="goodrcptto", text=TEXT, file=CDB, cache_found=60)
+    mailbox = recipient if b"@" in recipient else recipient + b"@x.test"
+    for _ in range(2):
+        answer = rule.ask(Question(recipient, mailbox=mailbox))
+        assert isinstance(answer, Verdict)
+        assert answer.kind.value == expected
+    # What was found without a domain says nothing of the mailbox with one.
+    if recipient == b"postmaster":
+        assert said(rule, mailbox) == "reject"
+
+
+def test_goodrcptto_of_qpsmtpd() -> None:
     text = b"bob@x.test\n@open.test\npostmaster\nabuse@\n"
-    rule = FileHost(text=text).rule("cdb", format="goodrcptto", text=TEXT)
+    rule = FileHost(text=text).rule("cdb", format="goodrcptto-qpsmtpd", text=TEXT)
     for good in (b"bob@x.test", b"a@open.test", b"postmaster@y.test", b"abuse@y.test"):
         assert said(rule, good) == "accept"
+    assert said(rule, b"al@x.test") == "reject"
+
+
+@pytest.mark.parametrize(
+    ("form", "keys", "expected"),
+    [
+        ("validrcptto", {}, ["accept", "accept"]),
+        ("goodrcptto", {}, ["accept", "accept"]),
+        ("goodrcptto", {"found": "pass"}, ["pass", "pass"]),
+        ("validrcptto-sagredo", {"missing": "reject"}, ["pass", "pass"]),
+        ("plain", {}, ["accept", "reject"]),
+        ("goodrcptto-qpsmtpd", {}, ["accept", "reject"]),
+        ("validrcptto", {"relayclients": True}, ["accept", "reject"]),
+    ],
+)
+def test_clients_that_may_relay(
+    form: str, keys: dict[str, object], expected: list[str]
+) -> None:
+    """These patches do not look for them; and what they hear is not remembered for
+    others."""
+    host = FileHost(cdb=make_cdb([(b"bob@x.test", b"")]))
+    keys = {"cache_found": 60, "cache_missing": 60, **keys}
+    rule = host.rule("cdb", format=form, file=CDB, **keys)
+    words = []
+    for mailbox in (b"bob@x.test", b"al@x.test"):
+        answer = rule.ask(Question(mailbox, relayclient=b"", mailbox=mailbox))
+        assert answer is None or isinstance(answer, Verdict)
+        words.append(answer.kind.value if answer else "pass")
+    assert words == expected
     assert said(rule, b"al@x.test") == "reject"
 
 
@@ -276,7 +339,7 @@ def test_files_that_tinycdb_makes(tmp_path: Path) -> None:
     settings = cdb_rule.Settings.model_validate(
         {"type": "cdb", "file": "/etc/cdb", "format": "validrcptto"}
     )
-    rule = cdb_rule.build(settings, context)
+    rule = at_once(cdb_rule.build(settings, context))
     assert said(rule, b"bob@x.test") == said(rule, b"list-a@x.test") == "accept"
     assert said(rule, b"trap@x.test") == said(rule, b"none@x.test") == "reject"
     (told,) = cdb_rule.check(settings, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +88,29 @@ async def test_more_rows_than_wanted_are_no_answer(server: Server) -> None:
     database = server.make(DatabaseLimits(rows=1))
     with pytest.raises(SourceDown, match="more than 1 rows"):
         await database.rows("select name from people", {})
+    await database.close()
+
+
+async def test_of_many_rows_only_the_first_is_held(server: Server) -> None:
+    """A query of somebody's own may forget its condition; a service must not grow by
+    its table.  The connection is as good as before."""
+    many, wide = 4000, 10_000
+    database = server.make(DatabaseLimits(connections=1))
+    one = f"select repeat('x', {wide}) as wide, a.name from people a"
+    crossed = one + "".join(f", people b{number}" for number in range(11))  # 2 ** 12
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        names, rows = await database.first(crossed, {})
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert names == ("wide", "name")
+    assert [len(row[0]) for row in rows] == [wide]
+    assert peak < many * wide / 8
+    assert await asked(database, QUERY, name="bob") == [("bob",)]
+    assert (await database.first(QUERY, {"name": "nobody"})).rows in ([], ())
     await database.close()
 
 

@@ -95,7 +95,7 @@ def test_programs(kind: str, tmp_path: Path) -> None:
 def test_plugins(tmp_path: Path) -> None:
     assert levels("qmail-spp") == ["error"]
     files = Files()
-    files.control(b"smtpplugins", b"[rcpt]\n:true\nplugins/r\n[pass]\nplugins/p\n")
+    files.control(b"smtpplugins", b"[rcpt]\n:true\nplugins/r\n[quit]\nplugins/p\n")
     context = Context("it", QmailHost(files), os.fsencode(tmp_path))
     assert levels("qmail-spp", context) == ["error", "note"]
     plugin = tmp_path / "var/qmail/plugins/r"
@@ -111,7 +111,9 @@ def test_plugins(tmp_path: Path) -> None:
         ("rcpt", "echo HX-A: b; echo Cx@y.test", ""),
         ("rcpt", "echo 'P250-hello'", "P"),
         ("rcpt", "echo 'P550-hello'; echo 'E550 no'", ""),
-        ("mail", 'echo "C$SMTPMAILFROM"', "C"),
+        ("mail", 'echo "C$SMTPMAILFROM"', ""),
+        ("rcpt", "echo SQMAILQUEUE=/bin/scan", ""),
+        ("data", "echo SQMAILQUEUE=/bin/scan", "S"),
         ("mail", "# echo Cx\necho Checked >&2", ""),
         ("helo", 'print "P250-x\\n";', "P"),
     ],

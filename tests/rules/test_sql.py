@@ -402,6 +402,25 @@ async def test_a_file_that_is_missing_is_a_deferral_and_is_not_made(
     assert await rule.says("eve@example.test") == "reject"
 
 
+async def test_a_file_that_is_replaced_is_asked_at_once(
+    lite: Sqlite, make: MakeRule, tmp_path: Path
+) -> None:
+    """Without HUP.  SQLite itself would go on with what it has opened."""
+    lite.sql(PEOPLE)
+    rule = make(lite)
+    assert await rule.says("bob@example.test") == "accept"
+    new = Sqlite(tmp_path / "new.db")
+    new.sql(PEOPLE.replace("bob@", "eve@"))
+    new.path.replace(lite.path)
+    assert await rule.says("eve@example.test") == "accept"
+    assert await rule.says("bob@example.test") == "reject"
+    lite.path.rename(new.path)
+    assert await rule.says("eve@example.test") == "defer"
+    new.path.rename(lite.path)
+    assert await rule.says("eve@example.test") == "accept"
+    await rule.close()
+
+
 async def test_questions_after_the_end_are_answered(
     server: Server, make: MakeRule
 ) -> None:

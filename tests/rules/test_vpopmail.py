@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from proxy.rules.needs import Needs
 from proxy.rules.qmail import QmailRule
 from proxy.rules.verdict import Kind, Question, Verdict
-from proxy.rules.vpopmail import VpopmailDatabases, usable
+from proxy.rules.vpopmail import usable
 from tests.support import mariadb, openldap, postgres
 from tests.support.daemon import Daemon
 from tests.support.files import Files
@@ -47,7 +48,7 @@ class Site:
     def rule(self, **settings: object) -> QmailRule:
         keys = {"usable": usable(), "timeout": 5.0, **settings}
         host = vpopmail_host(self.files, **keys)
-        return QmailRule(host, databases=VpopmailDatabases(host.settings.vpopmail))
+        return QmailRule(host, needs=Needs(host))
 
 
 def _fill(server: postgres.Postgres | mariadb.MariaDB, layout: str) -> None:
@@ -324,12 +325,13 @@ async def test_what_is_heard_of_it(site: Site) -> None:
     heard: list[str] = []
     failed: list[str] = []
     host = vpopmail_host(site.files, usable=usable(), qmail_ext=False)
-    databases = VpopmailDatabases(
-        host.settings.vpopmail,
+    needs = Needs(
+        host,
+        b"/",
         lambda name, answer, _: heard.append(f"{name} {answer}"),
         lambda name, error: failed.append(f"{name}: {error}"),
     )
-    rule = QmailRule(host, databases=databases)
+    rule = QmailRule(host, needs=needs)
     await asked(rule, b"ann")
     await asked(rule, b"nobody")
     assert heard == ["vpopmail found"] * 2 + ["vpopmail missing"] * 2

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 from aiohttp import web
@@ -253,6 +254,59 @@ class TestCredentials:
             file(tmp_path / "password", "p\u00e4ss:word")
             assert await it.word() == "accept"
             await it.rule.close()
+
+    @pytest.mark.parametrize("secret", ["tok3n.s3cret", 'p\u00e4"ss\\w/rd', "P s&w:rd"])
+    @pytest.mark.parametrize(
+        "says",
+        [
+            '{"verdict": "missing", "reply": "550 no, %s"}',
+            '{"verdict": "reject", "reply": "554 %s"}',
+            '{"verdict": "defer", "reply": "450 %s"}',
+            '{"verdict": "missing", "reply": "550 no", "asked by": "%s"}',
+            '{"verdict": "found", "%s": 1}',
+            '{"verdict": "%s"}',
+            '{"verdict": "missing", "reply": {"%s": 1}}',
+            "%s",
+            "x" * 190 + "%s",
+        ],
+    )
+    @pytest.mark.parametrize("write", ["as it is", "json", "numbers", "url", "basic"])
+    async def test_what_it_was_shown_is_told_to_nobody(
+        self, tmp_path: Path, secret: str, says: str, write: str
+    ) -> None:
+        """Not to the client, in the service's own words; not to the log."""
+        shown = {
+            "as it is": secret,
+            "json": json.dumps(secret)[1:-1],
+            "numbers": "".join(f"\\u{ord(each):04x}" for each in secret),
+            "url": quote(secret, safe=""),
+            "basic": base64.b64encode(f"user:{secret}".encode()).decode(),
+        }[write]
+
+        async def answer(request: web.BaseRequest) -> web.Response:
+            status = 200 if says[0] == "{" else 500
+            return web.Response(
+                status=status, text=says % shown, content_type="application/json"
+            )
+
+        place = file(tmp_path / "password", secret)
+        async with served(answer) as port:
+            it = asked(port, user="user", password_file=place)
+            verdict = await it.verdict()
+            await it.rule.close()
+        assert verdict is not None
+        told = [verdict.reply.text, verdict.reason, *it.errors]
+        told += [step.note() for step in verdict.trace]
+        half = len(shown) // 2
+        for text in told:
+            plain = text.encode("latin-1", "replace").decode("utf-8", "replace")
+            for each in (text, plain):
+                assert secret not in each
+                assert secret[:-1] not in each
+                assert shown[:half] not in each or write == "numbers"
+        is_json = '"' not in shown
+        if '"550 no"' in says and is_json:
+            assert verdict.reply.text == "550 no"
 
     async def test_nobody_else_is_told(self, tmp_path: Path) -> None:
         """Not by a redirect, to whatever host."""

@@ -35,6 +35,7 @@ class Asked:
     errors: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     now: float = 100.0
+    tells_backend: bool = False
 
     def __post_init__(self) -> None:
         settings = settings_of(self.kind).model_validate(
@@ -51,6 +52,7 @@ class Asked:
             on_error=lambda _, error: self.errors.append(str(error)),
             clock=lambda: self.now,
             say=lambda _, text: self.said.append(text),
+            tells_backend=self.tells_backend,
         )
 
     async def verdict(

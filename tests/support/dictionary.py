@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from proxy.qmail.view import Status
@@ -35,13 +35,18 @@ class FakeFile:
         self.closed += 1
 
 
+def listed(paths: Iterable[bytes], directory: bytes) -> Iterator[bytes]:
+    """As :meth:`proxy.qmail.view.FileView.listing` has it."""
+    inside = directory.rstrip(b"/") + b"/"
+    below = [path[len(inside) :] for path in paths if path.startswith(inside)]
+    yield from (name for name in below if b"/" not in name)
+
+
 def names_below(
     paths: Iterable[bytes], directory: bytes, prefix: bytes, limit: int
 ) -> frozenset[bytes] | None:
     """As :meth:`proxy.qmail.view.FileView.names` has it."""
-    inside = directory.rstrip(b"/") + b"/"
-    below = [path[len(inside) :] for path in paths if path.startswith(inside)]
-    found = [name for name in below if b"/" not in name]
+    found = list(listed(paths, directory))
     if len(found) > limit:
         return None
     return frozenset(name for name in found if name.startswith(prefix))

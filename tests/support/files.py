@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 
 from proxy.qmail.decide import Decision, decide
 from proxy.qmail.host import HostSettings, QmailHost
-from tests.support.dictionary import FakeFile, FakeStatus, names_below
+from tests.support.dictionary import FakeFile, FakeStatus, listed, names_below
 
 CONTROL = b"/var/qmail/control/"
 ALICE, BOB, ALIAS, QMAILD, QMAILS, QMAILP = 1001, 1002, 7790, 7791, 7796, 7793
@@ -85,6 +86,9 @@ class Files:
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
         return names_below(self._files, path, prefix, limit)
+
+    def listing(self, path: bytes) -> Iterator[bytes]:
+        return listed(list(self._files), path)
 
     def readlink(self, path: bytes) -> bytes:
         status, content = self._get(path)

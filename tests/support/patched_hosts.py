@@ -75,7 +75,8 @@ def envdir(root: Path) -> Path:
         },
     )
     cdb(root / "etc/tcp.smtp.cdb", {b"127.": b"+RELAYCLIENT=\0", b"": b""})
-    cdb(root / "var/qmail/control/morevalidrcptto.cdb", {b"bob@example.test": b""})
+    for name in ("morevalidrcptto.cdb", "moregoodrcptto.cdb"):
+        cdb(root / "var/qmail/control" / name, {b"bob@example.test": b""})
     return finish(root)
 
 

@@ -13,10 +13,11 @@ import json
 import os
 import pathlib
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 from proxy.qmail.host import HostSettings, QmailHost
-from tests.support.dictionary import FakeFile, FakeStatus, names_below
+from tests.support.dictionary import FakeFile, FakeStatus, listed, names_below
 
 DATA = pathlib.Path(__file__).parent.parent / "data" / "recorded"
 
@@ -50,6 +51,9 @@ class FilesView:
 
     def names(self, path: bytes, prefix: bytes, limit: int) -> frozenset[bytes] | None:
         return names_below(self._files, path, prefix, limit)
+
+    def listing(self, path: bytes) -> Iterator[bytes]:
+        return listed(list(self._files), path)
 
     def readlink(self, path: bytes) -> bytes:
         status, content = self._get(path)

@@ -83,6 +83,7 @@ def text_accounts(files: Files, lines: Iterable[bytes]) -> None:
 def built(files: Files, *defined: bytes) -> None:
     """include/vpopmail_config.h, of a build with these."""
     known = [b"USE_CDB", b"USE_MYSQL", b"USE_LDAP", b"QMAIL_EXT", b"MANY_DOMAINS"]
+    known += [b"DOMAIN_QUOTAS", b"USERS_BIG_DIR", b"ENABLE_MYSQL_LIMITS"]
     lines = [
         b"#define %s 1" % name if name in defined else b"/* #undef %s */" % name
         for name in known
