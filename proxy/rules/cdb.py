@@ -45,7 +45,7 @@ _RELAYED = {
     "validrcptto-sagredo": Says.PASS,
     "goodrcptto": Says.FOUND,
 }
-_BEHIND = "not yet: the text file is being read anew"
+_BEHIND = "not yet: the file is being read anew"
 
 
 class Settings(SourceKeys):
@@ -187,7 +187,8 @@ class CdbSource(BaseSource):
         finding = self._format(get, question.mailbox.lower())
         if finding.says is Says.MISSING and self._without_domain(question):
             finding = self._format(get, question.recipient.lower())
-        if finding.says is not Says.FOUND and self._text and self._text.behind:
+        behind = (self._text and self._text.behind) or (cdb and cdb.behind)
+        if finding.says is not Says.FOUND and behind:
             return Finding(Says.DEFER, _BEHIND)
         return finding
 
@@ -223,7 +224,8 @@ class RecipientsSource(BaseSource):
             for path in self._cdbs.keys() - set(lines.paths()):
                 self._cdbs.pop(path).close()
         finding = lines.find(self._look, question.mailbox.lower())
-        if finding.says is not Says.FOUND and self._file.behind:
+        behind = self._file.behind or any(cdb.behind for cdb in self._cdbs.values())
+        if finding.says is not Says.FOUND and behind:
             return Finding(Says.DEFER, _BEHIND)
         return finding
 

@@ -8,10 +8,9 @@ line means; each caller hands in its own parser.  Used by sources.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated, Generic, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field
@@ -21,7 +20,7 @@ from proxy.qmail.cache import SETTLED_NS, Identity, identity
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.view import OpenFile, Status
 from proxy.qmail.walk import SUPERUSER, Place, Walker
-from proxy.rules.slices import SLICE, Steps
+from proxy.rules.slices import Steps, Turns
 from proxy.rules.source import Context, SourceDown
 from proxy.rules.trouble import RuleError, Trouble
 
@@ -148,7 +147,7 @@ class Whole(Generic[T]):
         self._host = context.host
         self._guard = guard
         self._alarm = Alarm(context)
-        self._reading: Steps[tuple[T, Status]] | None = None
+        self._reading: Turns[tuple[T, Status]] | None = None
         self._refused: Identity | None = None
         self._current: Identity
         self._same = self._settled = True
@@ -180,7 +179,9 @@ class Whole(Generic[T]):
 
     def close(self) -> None:
         """Read no further."""
-        self._reading = None
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def _compare(self, place: Place) -> None:
         now = identity(place.status)
@@ -193,33 +194,20 @@ class Whole(Generic[T]):
 
     def _begin(self, place: Place) -> None:
         """Read the file: a large one in slices, between other work."""
-        self._reading = self._guarded(place)
-        loop = _loop()
-        if loop is not None and place.status.st_size > AT_ONCE:
-            loop.call_soon(self._go_on, place, loop)
-            return
-        while self._reading is not None:
-            self._go_on(place, None)
+        refused = partial(self._not_taken, identity(place.status))
+        self._reading = Turns(self._guarded(place), self._took, refused)
+        self._reading.begin(small=place.status.st_size <= AT_ONCE)
 
-    def _go_on(self, place: Place, loop: asyncio.AbstractEventLoop | None) -> None:
-        if self._reading is None:  # closed
-            return
-        until = time.perf_counter() + SLICE
-        try:
-            while time.perf_counter() < until:
-                next(self._reading)
-        except StopIteration as end:
-            self._reading = None
-            self._data, status = end.value
-            self._taken(status)
-            self._alarm.set("")
-        except Exception as error:  # nobody above would hear of it
-            self._reading = None
-            self._refused = identity(place.status)
-            self._keep(error)
-        else:
-            if loop is not None:
-                loop.call_soon(self._go_on, place, loop)
+    def _took(self, read: tuple[T, Status]) -> None:
+        self._reading = None
+        self._data, status = read
+        self._taken(status)
+        self._alarm.set("")
+
+    def _not_taken(self, which: Identity, error: Exception) -> None:
+        self._reading = None
+        self._refused = which
+        self._keep(error)
 
     def _taken(self, status: Status) -> None:
         self._refused = None
@@ -260,12 +248,19 @@ class Whole(Generic[T]):
 def losses(old: Data, new: Data, share: float) -> Steps[str]:
     """What ``new`` has lost of ``old``, in words, if for some domain, or in all, that
     is more than ``share`` of many; else ``""``."""
+    return (yield from losses_of(old.addresses(), new.__contains__, share))
+
+
+def losses_of(
+    old: Iterable[bytes], is_there: Callable[[bytes], bool], share: float
+) -> Steps[str]:
+    """The same of addresses, and of whether one of them is still there."""
     before: Counter[bytes] = Counter()
     gone: Counter[bytes] = Counter()
-    for number, address in enumerate(old.addresses()):
+    for number, address in enumerate(old):
         domain = address[address.rfind(b"@") + 1 :]
         before[domain] += 1
-        if address not in new:
+        if not is_there(address):
             gone[domain] += 1
         if not number % _LINES:
             yield
@@ -305,14 +300,6 @@ def _lines(file: OpenFile, parser: Parser[Data], path: bytes) -> Steps[None]:
         yield
     if rest:
         parser.line(number + 1, rest)
-
-
-def _loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that serves sessions; ``None`` in ``explain`` and ``check``."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _place(walker: Walker, path: bytes) -> Place:

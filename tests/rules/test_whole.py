@@ -134,6 +134,55 @@ class TestCdb:
         assert said(rule, b"u55@x.test") == "accept"
         assert said(rule, b"u70@x.test") == "reject"
 
+    def test_one_domain_of_many(self) -> None:
+        """Though of all records few are gone."""
+        keys = [b"u%d@d%d.test" % (n, d) for d in range(9) for n in range(20)]
+        keys += [b"@all.test", b"no domain"]
+        host = FileHost(cdb=make_cdb([(key, b"x" * 99) for key in keys]))
+        rule = host.rule("cdb", file="/etc/cdb")
+        assert said(rule, b"u1@d3.test") == "accept"
+        kept = [key for key in keys if not key.endswith(b"@d3.test")]
+        host.replace("/etc/cdb", make_cdb([(key, b"") for key in kept]))
+        assert said(rule, b"u1@d3.test") == "accept"
+        (error,) = host.errors
+        assert "not taken: it has lost 20 of the 20 addresses of d3.test" in error
+        rest = [*kept, *keys[60:71], b"new@d1.test"]
+        host.replace("/etc/cdb", make_cdb([(key, b"") for key in rest]))
+        assert said(rule, b"u10@d3.test") == "accept"
+        assert said(rule, b"u15@d3.test") == "reject"
+        assert said(rule, b"new@d1.test") == "accept"
+
+    async def test_of_a_large_one(self) -> None:
+        """Sessions go on meanwhile, and nobody is refused by the one or the other."""
+        host = FileHost(cdb=cdb_of(5_000))
+        rule = host.rule("cdb", file="/etc/cdb")
+        assert said(rule, b"u4000@x.test") == "accept"
+        host.replace("/etc/cdb", cdb_of(4_990))
+        assert said(rule, b"u4995@x.test") == "accept"
+        assert said(rule, b"nobody@x.test") == "defer"
+        await until_read(rule, b"nobody@x.test", "reject")
+        assert said(rule, b"u4995@x.test") == "reject"
+        assert not host.errors
+
+    async def test_closed_while_it_is_compared(self) -> None:
+        host = FileHost(cdb=cdb_of(5_000))
+        rule = host.rule("cdb", file="/etc/cdb")
+        assert said(rule, b"u1@x.test") == "accept"
+        host.replace("/etc/cdb", cdb_of(4_990))
+        assert said(rule, b"nobody@x.test") == "defer"
+        await rule.close()
+        assert said(rule, b"nobody@x.test") == "reject"
+
+    def test_records_that_end_behind_the_file(self) -> None:
+        content = bytearray(cdb_of(50))
+        content[2048:2052] = b"\xff\xff\xff\x7f"  # the length of the first key
+        host = FileHost(cdb=bytes(content))
+        rule = host.rule("cdb", file="/etc/cdb")
+        assert said(rule, b"u20@x.test") == "accept"
+        host.replace("/etc/cdb", cdb_of(51))
+        assert said(rule, b"u20@x.test") == "accept"
+        assert said(rule, b"u50@x.test") == "accept"
+
     def test_written_over(self) -> None:
         host = FileHost(cdb=cdb_of(100))
         rule = host.rule("cdb", file="/etc/cdb")
