@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from proxy.config.keys import key_paths, rule_at, section_at
 from proxy.config.model import KeyPath
 from proxy.config.problem import Problem, key_text, line_of, shown
-from proxy.config.rules import known_types
+from proxy.config.rules import RemoteKeys, known_types
 from proxy.config.section import Section
 
 SECRET_SUFFIX = "_FILE"
@@ -184,11 +184,13 @@ def _unknown_key_remedy(path: KeyPath, sources: Sources) -> str:
         return f"did you mean {near_here[0]}?"
     elsewhere = {str(p[-1]): p for p in key_paths() if p[0] != "rules"}
     near = difflib.get_close_matches(name, elsewhere, 1, 0.75)
+    known = ", ".join(here)
     if near:
         place = elsewhere[near[0]]
         where = f"below [{place[0]}]" if len(place) > 1 else "above the first [table]"
+        if path[0] == "rules" and near[0] in RemoteKeys.model_fields:
+            return f"only other types of rules have {near[0]}; known here: {known}"
         return f"did you mean {near[0]}, which stands {where}?"
-    known = ", ".join(here)
     return f"did you mean {nearest(name, here)}? Known here: {known}" if here else ""
 
 

@@ -23,7 +23,7 @@ from proxy.config.rules import RemoteKeys, SourceKeys
 from proxy.qmail.host import QmailHost
 from proxy.qmail.smtpd import suffixes
 from proxy.rules.memory import Memory
-from proxy.rules.undecided import Policy
+from proxy.rules.undecided import Policy, judged
 from proxy.rules.verdict import (
     Answer,
     Change,
@@ -158,6 +158,7 @@ class SourceRule:
         self._domains = frozenset(name.encode("latin-1") for name in keys.domains)
         self._on_answer = context.on_answer
         self._on_error = context.on_error
+        self._undecided: Policy = context.undecided
         self._clock = context.clock
         remote = keys if isinstance(keys, RemoteKeys) else None
         self._remote = remote is not None
@@ -303,7 +304,9 @@ class SourceRule:
         verdict = _verdict(says, finding.reply, self.name, note, finding.undecided)
         change = finding.change if verdict.kind is Kind.ACCEPT else None
         if steps or change:
-            return replace(verdict, trace=steps, change=change)
+            verdict = replace(verdict, trace=steps, change=change)
+        if verdict.undecided:
+            return judged(verdict, self._undecided, question.sender)
         return verdict
 
 

@@ -1,7 +1,7 @@
 """What is answered where only the delivery itself could tell: ``qmail.undecided``.
 
 Knows: the policies and their replies.  Knows not: why a recipient is undecided.
-Called by the rule ``qmail``.
+Called by the rule ``qmail`` and for sources.
 """
 
 from __future__ import annotations

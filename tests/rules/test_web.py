@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from proxy.config.rules import settings_of
+from proxy.rules.verdict import Kind
 from tests.support.asked import HOSTILE, Asked
 from tests.support.ports import own_port
 
@@ -89,6 +90,19 @@ async def test_how_deliverabled_is_asked() -> None:
         assert verdict.undecided
         await it.rule.close()
     assert heard == [("/qd1/deliverable?a%2Bb%25%40e.test", "close")]
+
+
+async def test_what_deliverabled_cannot_tell_may_be_refused_bounces() -> None:
+    async with served(said(text="18")) as port:
+        url = f"http://127.0.0.1:{port}"
+        it = Asked("deliverabled", {"url": url}, undecided="no-null-sender")
+        verdict = await it.verdict(sender=b"")
+        assert verdict is not None
+        assert (verdict.kind, verdict.reply.code) == (Kind.REJECT, 550)
+        verdict = await it.verdict(sender=b"a@elsewhere.test")
+        assert verdict is not None
+        assert verdict.kind is Kind.ACCEPT
+        await it.rule.close()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 from proxy.config.rules import read_rule, rule_module, settings_of
 from proxy.qmail.host import QmailHost
 from proxy.rules.source import Context, SourceRule
+from proxy.rules.undecided import Policy
 from proxy.rules.verdict import Answer, Facts, Instead, Kind, Question, Verdict
 from tests.support.files import Files
 
@@ -36,6 +37,7 @@ class Asked:
     said: list[str] = field(default_factory=list)
     now: float = 100.0
     tells_backend: bool = False
+    undecided: Policy = "accept"
 
     def __post_init__(self) -> None:
         settings = settings_of(self.kind).model_validate(
@@ -53,6 +55,7 @@ class Asked:
             clock=lambda: self.now,
             say=lambda _, text: self.said.append(text),
             tells_backend=self.tells_backend,
+            undecided=self.undecided,
         )
 
     async def verdict(
