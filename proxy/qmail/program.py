@@ -26,7 +26,6 @@ from proxy.qmail.shell import (
     Sequence,
     Simple,
     parse,
-    split_words,
 )
 from proxy.qmail.shellcase import chosen, is_case
 
@@ -39,7 +38,7 @@ _ENDINGS_MAX = 64
 # Success, and no copy of the mail is anywhere for it.
 _OVER = Effect(0, passes=True)
 
-_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|echo|test|\[|sh|nice)")
+_SYSTEM = re.compile(rb"(?:/usr)?/bin/(?:true|false|cat|echo|test|\[|sh|nice)")
 
 
 def effect(command: bytes, run: Run) -> Effect | None:
@@ -80,6 +79,8 @@ def _first_name(command: bytes) -> bytes:
     in_front = b""
     left_out = 0
     for token in _TOKEN.findall(command):
+        if token.startswith(b"#"):  # a comment, up to the end
+            break
         if token[:1] in b";&|()":
             left_out = 0
         elif left_out:
@@ -201,19 +202,22 @@ def _simple(command: Simple, run: Run) -> list[_Ending]:
     if command.replaces:
         if found is None:
             return [_Ending(code, taken=True, exited=True) for code in (0, None)]
-        end = _Ending(found.code, (found,), not found.passes, True, found.reason)
-        return [end]
+        return [_Ending(found.code, (found,), _took(found), True, found.reason)]
     if words[0] == b"exit":
         if found is None or len(words) == 1:
             # Not a number: some shells end, with 2, others go on.
             over = [_Ending(code, taken=True, exited=True) for code in (0, None)]
             return [*over, _Ending(None, taken=True)]
         return [_Ending(found.code, exited=True)]
-    quiet = words[0] in (b"test", b"[", b":", b"true", b"false")
     if found is None:
+        quiet = words[0] in (b"test", b"[")
         return [_Ending(0, taken=not quiet), _Ending(None, taken=not quiet)]
-    taken = not (quiet or found.passes)
-    return [_Ending(found.code, (found,), taken, reason=found.reason)]
+    return [_Ending(found.code, (found,), _took(found), reason=found.reason)]
+
+
+def _took(effect: Effect) -> bool:
+    """Whether a program whose meaning is known has the mail: one that fails has not."""
+    return effect.succeeds and not effect.passes
 
 
 def _only(endings: list[_Ending]) -> Effect | None:
@@ -260,6 +264,8 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
         return _exit(arguments)
     if name in (b"true", b"echo") or (shell and name == b":"):
         return _OVER
+    if name == b"cat" and not arguments:
+        return _OVER
     if name == b"false":
         return Effect(1)
     if name == b"[" and arguments[-1:] == [b"]"]:
@@ -269,8 +275,7 @@ def _run(words: list[bytes], run: Run, *, shell: bool) -> Effect | None:
     if name == b"nice":
         return _nice(arguments, run)
     if name == b"sh" and len(arguments) == 2 and arguments[0] == b"-c":
-        inner = split_words(arguments[1], {})
-        return None if not inner else _run(inner, run, shell=True)
+        return effect(arguments[1], run)
     return None
 
 

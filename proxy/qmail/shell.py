@@ -23,35 +23,6 @@ _DOUBLE_ESCAPED = re.compile(rb"\\([$`\"\\])|(\\[ -~])")
 _DOUBLE_PLAIN = re.compile(rb"[^\"$`\\]+")
 
 
-def split_words(
-    command: bytes, environment: Mapping[bytes, bytes]
-) -> list[bytes] | None:
-    """The words of a simple command, or ``None`` if it is not that simple.
-
-    Understood: plain characters that mean nothing to the shell, or have a backslash
-    before them, single quotes, double quotes with variables of ``environment`` in
-    them, and outside of quotes such variables as stay one word.
-    """
-    words: list[bytes] = []
-    at, end = 0, len(command)
-    while at < end:
-        if command[at] in b" \t":
-            at += 1
-            continue
-        word = bytearray()
-        start = at
-        while at < end and command[at] not in b" \t":
-            piece = _piece(command, at, environment)
-            if piece is None:
-                return None
-            text, at = piece
-            word += text
-        if _is_special(bytes(word), command[start:at], first=not words):
-            return None
-        words.append(bytes(word))
-    return words
-
-
 def _is_special(word: bytes, raw: bytes, *, first: bool) -> bool:
     """Words that mean more than themselves: an assignment or a reserved word
     in front, a pattern or a tilde anywhere."""
@@ -200,7 +171,12 @@ class _Piece:
 
 
 def parse(command: bytes, environment: Mapping[bytes, bytes]) -> Command | None:
-    """The commands of a line, or ``None`` if its meaning is not certain."""
+    """The commands of a line, or ``None`` if its meaning is not certain.
+
+    In words, these are understood: plain characters that mean nothing to the shell, or
+    have a backslash before them, single quotes, double quotes with variables of
+    ``environment`` in them, and outside of quotes such variables as stay one word.
+    """
     try:
         pieces = _pieces(command, environment)
         if len(pieces) > _WORDS_MAX:

@@ -12,7 +12,7 @@ from proxy.qmail.control import entries, first_line, parse_map, parse_names
 from proxy.qmail.decide import Outcome, decide
 from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.passwd import Table, account, group_id
-from proxy.qmail.shell import split_words
+from proxy.qmail.shell import parse
 from tests.support.cdbmake import make_users_cdb
 from tests.support.files import ALICE, mail_host_files
 
@@ -107,7 +107,7 @@ def _parsers(content: bytes, name: bytes) -> None:
     assert numbers == sorted(set(numbers))
     for each in instructions:
         assert b"\0" not in each.argument
-        split_words(each.argument, {})
+        parse(each.argument, {})
     table = Table(content)
     found = account(table, name)
     if found is not None:

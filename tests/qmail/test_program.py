@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.qmail.effect import Effect, Run
 from proxy.qmail.host import QmailHost
 from proxy.qmail.program import effect, name_of
-from proxy.qmail.shell import split_words
+from proxy.qmail.shell import Simple, parse
 from proxy.qmail.trail import SILENT
 from proxy.qmail.view import DirectoryView
 from proxy.qmail.walk import SUPERUSER
@@ -34,8 +34,8 @@ RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (b"", []),
-        (b" \t ", []),
+        (b"", None),
+        (b" \t ", None),
         (b"a b\tc", [b"a", b"b", b"c"]),
         (b"a 'b c' \"d e\"", [b"a", b"b c", b"d e"]),
         (b"a ''", [b"a", b""]),
@@ -83,7 +83,13 @@ RUN = Run(HOST, WALKER, WALKER.root(), ENVIRONMENT, SILENT, effect)
     ],
 )
 def test_words(command: bytes, words: list[bytes] | None) -> None:
-    assert split_words(command, ENVIRONMENT) == words
+    assert words_of(command) == words
+
+
+def words_of(command: bytes) -> list[bytes] | None:
+    """Those of a simple command, and nothing else."""
+    found = parse(command, ENVIRONMENT)
+    return list(found.words) if isinstance(found, Simple) else None
 
 
 @pytest.mark.parametrize(
@@ -273,9 +279,28 @@ def test_what_passes_by_leaves_the_mail_to_the_next_line() -> None:
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        b"(except true) || test a = a",
+        b"bouncesaying no || exit 0",
+        b"if bouncesaying no; then thing; else true; fi",
+        b"cat | exit 0",
+        b"/bin/cat",
+        b"exec except true; exit 0",
+    ],
+)
+def test_a_program_that_fails_has_not_the_mail(command: bytes) -> None:
+    """Nothing is kept where all forwards beside it bounce."""
+    found = effect(command, RUN)
+    assert found is not None
+    assert found.passes
+
+
+@pytest.mark.parametrize(
     ("command", "name"),
     [
         (b"/usr/bin/maildrop -d joe", "maildrop"),
+        (b"exit # thing", "exit # thing"),
         (b"preline procmail -a", "procmail"),
         (b"preline -f /usr/lib/dovecot/deliver", "deliver"),
         (b"/var/mailman/mail/mailman post list", "mailman"),
@@ -446,7 +471,7 @@ def test_the_shell_agrees_about_words(shell: str) -> None:
     @fuzz
     @given(st.lists(PIECES, max_size=8).map(b"".join))
     def agrees(text: bytes) -> None:
-        words = split_words(b"printf %s/ " + text, ENVIRONMENT)
+        words = words_of(b"printf %s/ " + text)
         if words is None or len(words) < 3:
             return
         script = b"printf %s/ " + text
