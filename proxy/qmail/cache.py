@@ -44,6 +44,12 @@ def identity(status: Status) -> Identity:
     )
 
 
+def settled(status: Status, now_ns: int) -> bool:
+    """Whether the next change of a file will be seen by its :func:`identity`: the last
+    one was not just now."""
+    return now_ns - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS
+
+
 def keep(answers: dict[bytes, T], key: bytes, answer: T) -> T:
     """Remember ``answer``; strangers choose the keys, so their number is
     bounded."""
@@ -153,5 +159,4 @@ class FileCache:
         self._names.clear()
 
     def _settled(self, status: Status) -> bool:
-        newest = max(status.st_mtime_ns, status.st_ctime_ns)
-        return self._clock() - newest > SETTLED_NS
+        return settled(status, self._clock())

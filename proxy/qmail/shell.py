@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_./@%+=:,!^-]+|\[|\]")
 _SINGLE = re.compile(rb"'([^']*)'")
-_VARIABLE = re.compile(rb"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+VARIABLE = re.compile(rb"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+"""``$NAME`` or ``${NAME}``."""
 # What an expansion without quotes leaves as it is: no blank, no pattern.
 _UNSPLIT = re.compile(rb"[!-)+->@-Z\]-~]+")
 _ESCAPED = re.compile(rb"\\([ -~])")
@@ -52,7 +53,7 @@ def _piece(
     escaped = _ESCAPED.match(command, at)
     if escaped is not None:
         return escaped[1], escaped.end()
-    variable = _VARIABLE.match(command, at)
+    variable = VARIABLE.match(command, at)
     if variable is not None:
         value = environment.get(variable[1] or variable[2], b"")
         # An empty one would be no word at all.
@@ -78,7 +79,7 @@ def _double_quoted(
             text += escaped[1] or escaped[2]
             at = escaped.end()
             continue
-        variable = _VARIABLE.match(command, at)
+        variable = VARIABLE.match(command, at)
         if variable is None:
             return None
         value = environment.get(variable[1] or variable[2])

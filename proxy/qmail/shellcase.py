@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from proxy.qmail.shell import parse
+from proxy.qmail.shell import VARIABLE, parse
 
 _BEGIN = re.compile(rb"[ \t]*case[ \t]+")
 _IN = re.compile(rb"[ \t]+in[ \t]+")
 _END = re.compile(rb"[ \t]*esac[ \t]*;?[ \t]*\Z")
 _QUOTED = re.compile(rb"'[^']*'|\"[^\"\\`]*\"")
-_VARIABLE = re.compile(rb"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _PLAIN = re.compile(rb"[A-Za-z0-9_./@%+=:,^!#-]+")
 _PATTERN = re.compile(rb"(?:'[^']*'|\"[^\"\\`$]*\"|[A-Za-z0-9_./@%+=:,*?-])+")
 _BRACKET = re.compile(rb"(?<![^ \t;&|])(?:case|esac)(?![^ \t;&|])")
@@ -71,7 +70,7 @@ def _word(
     start = at
     while (end := _IN.match(command, at)) is None:
         quoted = _QUOTED.match(command, at)
-        variable = _VARIABLE.match(command, at)
+        variable = VARIABLE.match(command, at)
         plain = _PLAIN.match(command, at)
         if quoted is not None and command[at : at + 1] == b"'":
             value, at = value + quoted[0][1:-1], quoted.end()
@@ -96,12 +95,12 @@ def _expanded(text: bytes, environment: Mapping[bytes, bytes]) -> bytes | None:
     """The inside of double quotes."""
     unknown = [
         name
-        for match in _VARIABLE.finditer(text)
+        for match in VARIABLE.finditer(text)
         if (name := match[1] or match[2]) not in environment
     ]
-    if unknown or b"$" in _VARIABLE.sub(b"", text):
+    if unknown or b"$" in VARIABLE.sub(b"", text):
         return None
-    return _VARIABLE.sub(lambda match: environment[match[1] or match[2]], text)
+    return VARIABLE.sub(lambda match: environment[match[1] or match[2]], text)
 
 
 def _patterns(command: bytes, at: int) -> tuple[list[bytes], int] | None:

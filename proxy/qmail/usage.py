@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from proxy.qmail.cache import SETTLED_NS, identity
+from proxy.qmail.cache import identity, settled
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.questions import Kind, Stored
 from proxy.qmail.view import FileView
@@ -127,7 +127,8 @@ class Count:
         found = self._before.get(key)
         if found is None or found.mark != mark:
             found = Counted(mark, *self._count(places))
-        if len(self.kept) < _KEPT_MAX and all(map(self._settled, places)):
+        now = self._clock()
+        if len(self.kept) < _KEPT_MAX and all(settled(p.status, now) for p in places):
             self.kept[key] = found
         return found
 
@@ -145,10 +146,6 @@ class Count:
             found = self._directory(name, folder)
             if found is not None:
                 yield found
-
-    def _settled(self, place: Place) -> bool:
-        newest = max(place.status.st_mtime_ns, place.status.st_ctime_ns)
-        return self._clock() - newest > SETTLED_NS
 
     def _count(self, places: list[Place]) -> Stored:
         """``docount()`` of each."""

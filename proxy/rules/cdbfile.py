@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from functools import partial
 
-from proxy.qmail.cache import SETTLED_NS, Identity, identity
+from proxy.qmail.cache import Identity, identity, settled
 from proxy.qmail.cdb import CdbError, cdb_get, cdb_has
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.view import OpenFile
@@ -157,11 +157,8 @@ class CdbFile:
         old, seen = self._file, identity(file.status)
         if old is not None:
             old.close()
-        newest = max(file.status.st_mtime_ns, file.status.st_ctime_ns)
-        settled = self._host.clock() - newest > SETTLED_NS
         self._file, self._records = file, records
-        # Changed so lately that the next change may leave no mark.
-        self._seen = seen if settled else None
+        self._seen = seen if settled(file.status, self._host.clock()) else None
         self._alarm.set("")
 
     def _down(self, why: str) -> SourceDown:

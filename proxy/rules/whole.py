@@ -16,7 +16,7 @@ from typing import Annotated, Generic, Protocol, TypeVar
 from pydantic import BeforeValidator, Field
 
 from proxy.config.values import wrong
-from proxy.qmail.cache import SETTLED_NS, Identity, identity
+from proxy.qmail.cache import Identity, identity, settled
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.view import OpenFile, Status
 from proxy.qmail.walk import SUPERUSER, Place, Walker
@@ -213,9 +213,7 @@ class Whole(Generic[T]):
         self._refused = None
         self._same = True
         self._current = identity(status)
-        newest = max(status.st_mtime_ns, status.st_ctime_ns)
-        # Changed so lately that the next change may leave no mark.
-        self._settled = self._host.clock() - newest > SETTLED_NS
+        self._settled = settled(status, self._host.clock())
 
     def _keep(self, error: Exception) -> None:
         self._alarm.set(f"{error}; until then the data of before count")
