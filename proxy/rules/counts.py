@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,7 @@ class Counts:
         self._mailboxes = 0
         self._running: dict[_Subject, asyncio.Future[_Record]] = {}
         self._thread: ThreadPoolExecutor | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     async def ask(self, question: AskCount) -> Stored | NoAnswer:
         """The count, or that there is none; raises nothing."""
@@ -105,7 +106,7 @@ class Counts:
         return running.result().answer()
 
     def _begun(self, subject: _Subject) -> asyncio.Future[_Record] | None:
-        if self._closed or len(self._running) >= _RUNNING_MAX:
+        if self._closed.is_set() or len(self._running) >= _RUNNING_MAX:
             return None
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "count")
@@ -133,7 +134,7 @@ class Counts:
 
     async def close(self) -> None:
         """Give up what is being counted."""
-        self._closed = True
+        self._closed.set()
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -141,7 +142,9 @@ class Counts:
 
     def _count(self, subject: _Subject, before: _Record) -> _Record:
         began = self._clock()
-        count = Count(self._view, subject.identity, before.mailboxes, _Rest(self).pause)
+        count = Count(
+            self._view, subject.identity, before.mailboxes, _Rest(self._closed).pause
+        )
         stored, failed = None, ""
         try:
             stored = count.all_of(subject.directory, subject.kind)
@@ -158,14 +161,14 @@ class Counts:
 class _Rest:
     """Half of the time is left to others."""
 
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
+    def __init__(self, closed: threading.Event) -> None:
+        self._closed = closed
         self._until = time.perf_counter() + SLICE
 
     def pause(self) -> None:
         """Called often; raises :class:`_Closed`."""
-        if self._counts._closed:
-            raise _Closed
         if time.perf_counter() >= self._until:
-            time.sleep(SLICE)
+            self._closed.wait(SLICE)
             self._until = time.perf_counter() + SLICE
+        if self._closed.is_set():
+            raise _Closed

@@ -77,6 +77,7 @@ class Engine:
         gate: Gate | None = None,
     ) -> None:
         self._rules = tuple(rules)
+        self._last_to_speak = [rule for rule in rules if isinstance(rule, LastWord)]
         self._gate = gate
         self._observe = observe
         self._on_error = on_error
@@ -182,8 +183,8 @@ class Engine:
         self, asked: Sequence[Rule], question: Question, verdict: Verdict
     ) -> Verdict:
         """What those who were asked say to an acceptance."""
-        for rule in asked:
-            if verdict.kind is Kind.ACCEPT and isinstance(rule, LastWord):
+        for rule in self._last_to_speak:
+            if verdict.kind is Kind.ACCEPT and rule in asked:
                 said = await rule.last_word(question)
                 if isinstance(said, Instead):
                     change = (verdict.change or NOTHING).then(said.change)
