@@ -4,8 +4,8 @@ Knows: vpopmail's tables and entries, one connection pool for each of its databa
 Knows not: what an answer means (:mod:`proxy.qmail.vpopmail`).  Used by ``needs``.
 Source: vmysql.h, vpgsql.h, vldap.c of vpopmail 5.4 to 5.6.
 
-The drivers are loaded with the first question: whoever has vpopmail's users in
-files needs none of them.
+The drivers are loaded with the first question, in a thread, so that no session waits
+for it: whoever has vpopmail's users in files needs none of them.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class VpopmailDatabases:
         self._on_answer = on_answer
         self._on_error = on_error
         self._asked: dict[Backend, _Tables | _Entries] = {}
+        self._making = asyncio.Lock()
 
     async def ask(
         self, question: AskAccounts | AskLimits
@@ -111,15 +112,21 @@ class VpopmailDatabases:
 
     async def _at(self, backend: Backend) -> _Tables | _Entries:
         known = self._asked.get(backend)
-        if known is None:
-            if backend.kind == LDAP:
-                known = _Entries(backend, self._settings)
-            else:
-                known = _Tables(backend, self._settings, self._root)
-            while len(self._asked) >= _BACKENDS_MAX:
-                await self._asked.pop(next(iter(self._asked))).close()
-            self._asked[backend] = known
-        return known
+        if known is not None:
+            return known
+        async with self._making:
+            known = self._asked.get(backend)
+            if known is None:
+                while len(self._asked) >= _BACKENDS_MAX:
+                    await self._asked.pop(next(iter(self._asked))).close()
+                known = await asyncio.to_thread(self._made, backend)
+                self._asked[backend] = known
+            return known
+
+    def _made(self, backend: Backend) -> _Tables | _Entries:
+        if backend.kind == LDAP:
+            return _Entries(backend, self._settings)
+        return _Tables(backend, self._settings, self._root)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -9,10 +9,13 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+import proxy.rules.vpopmail
 from proxy.qmail.questions import (
+    NOTHING,
     AskCount,
     AskDaemon,
     AskLimits,
@@ -333,6 +336,35 @@ def limits(maria: mariadb.MariaDB) -> Iterator[mariadb.MariaDB]:
     maria.sql("insert into limits (domain, diskquota) values ('v.test', 3)")
     yield maria
     maria.sql("drop table if exists limits")
+
+
+class Slow:
+    """Stands for a database's tables; remembers where it was made."""
+
+    made: ClassVar[list[int]] = []
+
+    def __init__(self, *_: object) -> None:
+        self.made.append(threading.get_ident())
+
+    async def limits(self, question: AskLimits) -> Nothing:
+        return NOTHING
+
+    async def close(self) -> None:
+        return
+
+
+async def test_drivers_are_loaded_once_and_beside_the_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes half a second, in which others want to be served."""
+    monkeypatch.setattr(proxy.rules.vpopmail, "_Tables", Slow)
+    Slow.made.clear()
+    databases = VpopmailDatabases(vpopmail_keys())
+    question = AskLimits(Backend("mysql", b"", "h", 0, "u", "p"), b"v.test")
+    await asyncio.gather(*(databases.ask(question) for _ in range(3)))
+    (thread,) = Slow.made
+    assert thread != threading.get_ident()
+    await databases.close()
 
 
 async def test_limits_in_mysql(limits: mariadb.MariaDB) -> None:
