@@ -1,19 +1,23 @@
-"""Databases and directories behind ``serve``, stopped and started under load."""
+"""Databases, directories and services behind ``serve``, stopped and started under
+load."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.live.process import Served, Settings, serving
 from tests.support.mariadb import MariaDB, mariadb
 from tests.support.openldap import PASSWORD, SUFFIX, USER, OpenLDAP, openldap
+from tests.support.ports import own_port
 from tests.support.postgres import Postgres, postgres
+from tests.support.services import MAKE, served
 from tests.support.smtp_client import RawClient
 
 CLIENTS = 4
@@ -76,6 +80,32 @@ PATIENT: Settings = {
 }
 
 
+async def stopped_and_started(
+    tmp_path: Path,
+    settings: Settings,
+    rule: dict[str, Any],
+    stop: Callable[[], Awaitable[None]],
+    start: Callable[[], Awaitable[None]],
+    refused: int = 550,
+) -> str:
+    """Nobody hears anything but 250, 550 and 451, and every 550 is true; the log.
+    ``refused``: what the server itself says instead of 550."""
+    env = {"BACKSTOP_RULES": json.dumps([rule])}
+    async with serving(tmp_path, {**settings, **PATIENT}, env) as served:
+        load = Load(served)
+        clients = [asyncio.ensure_future(load.client()) for _ in range(CLIENTS)]
+        for _ in range(2):
+            await load.until(250, refused)
+            await stop()
+            await load.until(451, 451)
+            await start()
+        await load.until(250, refused)
+        load.over = True
+        await asyncio.gather(*clients)
+        assert load.heard == {KNOWN: {250, 451}, UNKNOWN: {refused, 451}}
+    return served.log
+
+
 class Load:
     """Clients that ask for both recipients in turn, and what they hear."""
 
@@ -109,22 +139,60 @@ class Load:
 async def test_stopped_and_started_under_load(
     tmp_path: Path, settings: Settings, server: tuple[Server, dict[str, Any]]
 ) -> None:
-    """Nobody hears anything but 250, 550 and 451; and every 550 is true."""
     it, rule = server
-    env = {"BACKSTOP_RULES": json.dumps([rule])}
-    async with serving(tmp_path, {**settings, **PATIENT}, env) as served:
-        load = Load(served)
-        clients = [asyncio.ensure_future(load.client()) for _ in range(CLIENTS)]
-        for _ in range(2):
-            await load.until(250, 550)
-            await asyncio.to_thread(it.stop)
-            await load.until(451, 451)
-            await asyncio.to_thread(it.start)
-        await load.until(250, 550)
-        load.over = True
-        await asyncio.gather(*clients)
-        assert load.heard == {KNOWN: {250, 451}, UNKNOWN: {550, 451}}
-    assert PASSWORD not in served.log
+
+    async def stop() -> None:
+        await asyncio.to_thread(it.stop)
+
+    async def start() -> None:
+        await asyncio.to_thread(it.start)
+
+    log = await stopped_and_started(tmp_path, settings, rule, stop, start)
+    assert PASSWORD not in log
+
+
+@pytest.mark.parametrize("kind", sorted(MAKE))
+async def test_a_service_is_stopped_and_started_under_load(
+    tmp_path: Path, settings: Settings, kind: str
+) -> None:
+    async with served(kind, MAKE[kind]([KNOWN])) as it:
+        rule = {"type": kind, "address": f"127.0.0.1:{it.port}", "timeout": 5}
+        if kind == "socketmap":
+            rule["map"] = "users"
+        refused = 554 if kind == "policy" else 550  # Postfix's, of REJECT
+        args = settings, rule, it.stop, it.start, refused
+        await stopped_and_started(tmp_path, *args)
+
+
+@pytest.mark.parametrize("kind", ["http", "deliverabled"])
+async def test_a_site_is_stopped_and_started_under_load(
+    tmp_path: Path, settings: Settings, kind: str
+) -> None:
+    port = own_port()
+    runner: web.ServerRunner | None = None
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        knows = "bob" in request.query_string
+        if kind == "http":
+            return web.Response(status=200 if knows else 404)
+        return web.Response(text="241" if knows else "0")
+
+    async def start() -> None:
+        nonlocal runner
+        runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+
+    async def stop() -> None:
+        assert runner is not None
+        await runner.cleanup()
+
+    await start()
+    rule = {"type": kind, "url": f"http://127.0.0.1:{port}", "timeout": 5}
+    try:
+        await stopped_and_started(tmp_path, settings, rule, stop, start)
+    finally:
+        await stop()
 
 
 async def test_others_do_not_wait_for_a_slow_database(
