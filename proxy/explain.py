@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from proxy import assemble, obstacles
 from proxy.config import Config
-from proxy.explain_client import ClientStep, standing
+from proxy.relaying import ClientStep, standing
 from proxy.rules.engine import Closable, Engine
 from proxy.rules.verdict import ANYBODY, Facts, Kind, Question, Verdict
 from proxy.smtp import replies

@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from typing import TextIO
 
-from proxy import __version__, assemble, certificates, obstacles
+from proxy import __version__, assemble, certificates, obstacles, relaying
 from proxy.certificates import TlsError
 from proxy.check.finding import NOTE
 from proxy.check.rules import check_rules
@@ -86,9 +86,8 @@ def certificate_trouble(host: Host) -> str:
 def tcprules_trouble(host: Host) -> str:
     """Why its file of tcprules cannot be asked, in words."""
     listen = Listen(tcprules=host.tcprules or None)
-    return obstacles.tcprules_trouble(
-        Config(listen=listen, qmail=Qmail(root=host.root))
-    )
+    config = Config(listen=listen, qmail=Qmail(root=host.root))
+    return obstacles.tcprules_trouble(config) or relaying.open_problem(config)
 
 
 def rule_trouble(host: Host, proposal: Proposal) -> str:

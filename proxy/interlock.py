@@ -112,7 +112,9 @@ class Interlock:
         if relaying is Relaying.UNKNOWN:
             return "warning", f"{backend} could not be asked whether it relays: {why}"
         if relaying is Relaying.RELAYS and self._trusting:
-            return "info", f"{backend} relays for us, as relay.trusted needs it ({why})"
+            return "info", (
+                f"{backend} relays for us, as clients that may relay need it ({why})"
+            )
         if relaying is Relaying.RELAYS:
             return "warning", (
                 f"{backend} would relay to any domain for us ({why}): only the front"
@@ -121,8 +123,8 @@ class Interlock:
             )
         if self._trusting:
             return "warning", (
-                f"{backend} does not relay for us ({why}): clients in relay.trusted"
-                " cannot send to other domains (set RELAYCLIENT for the front door's"
-                " address in tcp.smtp)"
+                f"{backend} does not relay for us ({why}): clients that may relay"
+                " (relay.trusted, listen.tcprules) cannot send to other domains"
+                " (set RELAYCLIENT for the front door's address in tcp.smtp)"
             )
         return "info", f"{backend} does not relay for us ({why})"

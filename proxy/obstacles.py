@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from proxy import relaying
 from proxy.assemble import commands, control_value, tcprules
 from proxy.config import Config
 from proxy.process import capabilities
@@ -35,6 +36,8 @@ def start_problem(config: Config, host: QmailHost) -> str:
     if trouble := tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         return f"listen.tcprules: {trouble} ({remedy})"
+    if problem := relaying.open_problem(config):
+        return f"{problem} ({relaying.OPEN_REMEDY})"
     return relay_problem(config, host)
 
 

@@ -78,9 +78,16 @@ def refusing() -> FakeQmail:
     ("fake", "trusting", "state", "level", "text", "warns"),
     [
         (FakeQmail(), False, "relays", "warning", "would relay to any domain", True),
-        (FakeQmail(), True, "relays", "info", "as relay.trusted needs it", False),
+        (
+            FakeQmail(),
+            True,
+            "relays",
+            "info",
+            "as clients that may relay need it",
+            False,
+        ),
         (refusing(), False, "refuses", "info", "does not relay for us", False),
-        (refusing(), True, "refuses", "warning", "relay.trusted cannot send", True),
+        (refusing(), True, "refuses", "warning", "cannot send to other domains", True),
     ],
     ids=["danger", "needed", "good", "useless"],
 )

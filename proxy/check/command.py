@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from proxy import assemble, obstacles
+from proxy import assemble, obstacles, relaying
 from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.check.history import check_history
 from proxy.check.host import HostFiles, check_host
@@ -29,6 +29,8 @@ from proxy.config import Address, Config, ConfigError, load, read_address
 from proxy.config.model import KeyPath
 from proxy.config.problem import shown
 from proxy.interfaces import interface_addresses
+from proxy.look.home import running_delivery
+from proxy.qmail.dotqmail import delivery_trouble
 from proxy.qmail.host import QmailHost
 from proxy.rules.source import Context
 
@@ -134,6 +136,10 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
     if trouble := obstacles.tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         yield settings.finding(ERROR, ("listen", "tcprules"), trouble, remedy)
+    if problem := relaying.open_problem(config):
+        name, _, what = problem.partition(": ")
+        key = ("listen" if name.startswith("listen") else "relay", name.split(".")[1])
+        yield settings.finding(ERROR, key, what, relaying.OPEN_REMEDY)
     if config.status.address:
         status = read_address(config.status.address)
         if any(_meet(one, status, local) for one in listen):
@@ -232,6 +238,17 @@ def _default_delivery(
     key: KeyPath = ("qmail", "default_delivery")
     usual = (files.content(files.control("defaultdelivery")) or b"").strip()
     told = config.qmail.default_delivery
+    if trouble := delivery_trouble(told):
+        remedy = "write what qmail-start is started with, like ./Maildir/ or ./Mailbox"
+        yield settings.finding(ERROR, key, trouble, remedy)
+        return
+    running = running_delivery() if config.qmail.root == "/" else None
+    if running is not None:
+        if running.text != told:
+            what = f"the running qmail-lspawn was given {shown(running.text)}"
+            remedy = "set it to that"
+            yield settings.finding(ERROR, key, what, remedy)
+        return
     if usual and usual != told.strip().encode("utf-8", "surrogateescape"):
         what = f"control/defaultdelivery says {shown(usual.decode('latin-1'))}"
         remedy = "set it to what qmail-start is started with"

@@ -367,6 +367,12 @@ class Relay(Section):
         description="Without control/rcpthosts qmail takes mail for every domain: an"
         " open relay. Set this to true if that is what you want.",
     )
+    everybody: bool = Field(
+        default=False,
+        description="If listen.tcprules or relay.trusted let most of the Internet"
+        " relay, the service does not start: an open relay. Set this to true if that"
+        " is what you want (no stranger can reach the port, say).",
+    )
     allow_percenthack: bool = Field(
         default=True,
         description="Where control/percenthack names one of your domains, anybody may"

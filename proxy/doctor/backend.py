@@ -20,6 +20,7 @@ from proxy.doctor.dialogue import PATIENCE, NoAnswer, patient, talking
 from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, several
 from proxy.interlock import Interlock
 from proxy.look.sockets import Listener, listeners
+from proxy.relaying import anybody_trusted
 
 
 async def backends(config: Config, hostname: bytes) -> list[Result]:
@@ -75,7 +76,7 @@ async def _relaying(
         if not said.done():
             said.set_result((level, text))
 
-    trusting = bool(config.relay.trusted)
+    trusting = anybody_trusted(config)
     interlock = Interlock(backend, say, 1.0, trusting=trusting)
     interlock.configure(1.0, trusting=trusting)
     interlock.tick()

@@ -20,11 +20,11 @@ from proxy.config.problem import printable
 from proxy.doctor.dialogue import Dialogue, NoAnswer, talking
 from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, several
 from proxy.explain import Circumstances, Explainer
-from proxy.explain_client import standing
 from proxy.front.trusted import Trusted
 from proxy.look.sockets import listeners
 from proxy.qmail.control import ControlError
 from proxy.qmail.errors import CannotTell, KernelError
+from proxy.relaying import standing
 from proxy.rules.verdict import Kind
 from proxy.smtp.reply import Reply
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from proxy.look.script import commands, line_with
+from proxy.look.sockets import processes, words
 from proxy.look.tree import Found, Tree
 from proxy.qmail.passwd import Table, account
 
@@ -28,10 +29,12 @@ class Home(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """qmail-start's first argument, and where it stands."""
+    """qmail-start's first argument, and where it stands; ``sure`` if a process was
+    given it or control/defaultdelivery has it, else only a script says so."""
 
     text: str
     found: Found
+    sure: bool = False
 
 
 def find_home(tree: Tree, running: str = "") -> Home | None:
@@ -89,8 +92,19 @@ def given_delivery(words: Sequence[str], path: str) -> Delivery | None:
     """The same by the ``words`` of a process in ``path``: qmail-start hands it on to
     qmail-lspawn (qmail-lspawn.8)."""
     if len(words) == 2 and os.path.basename(words[0]) == "qmail-lspawn":
-        return _delivery("qmail-lspawn", words[1], path, 0)
+        return _delivery("qmail-lspawn", words[1], path, 0)._replace(sure=True)
     return None
+
+
+def running_delivery(proc: str = "/proc") -> Delivery | None:
+    """What the qmail-lspawn that runs was given, ``None`` if none is seen, or several
+    that differ."""
+    found: dict[str, Delivery] = {}
+    for pid in processes(proc):
+        given = given_delivery(words(pid, proc), f"{proc}/{pid}/cmdline")
+        if given is not None:
+            found[given.text] = given
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def _delivery(program: str, text: str, path: str, line: int) -> Delivery:

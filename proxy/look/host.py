@@ -27,7 +27,8 @@ _USUAL_RULES = ("/etc/tcp.smtp.cdb", "/etc/tcprules.d/tcp.smtp.cdb")
 @dataclass
 class Host:
     """``found`` has all of it in order; ``listening`` is ``None`` where nobody can
-    see who listens on port 25."""
+    see who listens on port 25; ``rules_named`` has for each listener on port 25 the
+    file of tcprules that it names, ``""`` for none."""
 
     root: str
     home: Home | None = None
@@ -38,6 +39,7 @@ class Host:
     rules: list[Proposal] = field(default_factory=list)
     log: Found | None = None
     tcprules: str = ""
+    rules_named: dict[str, str] = field(default_factory=dict)
     relaying: list[Found] = field(default_factory=list)
     hostname: str = ""
     databytes: str = ""
@@ -96,6 +98,8 @@ def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
     scripts = smtpd.scripts(tree)
     seen.delivery = home.default_delivery(tree, scripts)
     if seen.delivery is not None:
+        kept = (tree.text(f"{control}/defaultdelivery") or "").strip()
+        seen.delivery = seen.delivery._replace(sure=seen.delivery.text == kept)
         seen.found.append(seen.delivery.found)
     seen.smtpd = smtpd.find(tree, scripts)
     if seen.live:
@@ -123,18 +127,28 @@ def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
 def _running(seen: Host, proc: str) -> None:
     """What runs counts, and what nobody's script tells: started by hand, or by a
     supervisor that is not known here."""
-    known = {(each.host, each.number) for each in seen.smtpd}
+    known = {(each.host, each.number, _rules_of(each)) for each in seen.smtpd}
     for pid in sockets.processes(proc):
         words, path = sockets.words(pid, proc), f"{proc}/{pid}/cmdline"
         each = smtpd.listener(Command(path, 0, tuple(words)))
-        if each is not None and (each.host, each.number) not in known:
-            known.add((each.host, each.number))
+        if each is not None and not _is_known(each, known):
+            known.add((each.host, each.number, _rules_of(each)))
             seen.smtpd.append(each)
         delivery = home.given_delivery(words, path)
         told = seen.delivery.text if seen.delivery else None
-        if delivery is not None and delivery.text != told:
+        if delivery is not None:
             seen.delivery = delivery
-            seen.found.append(delivery.found)
+            if delivery.text != told:
+                seen.found.append(delivery.found)
+
+
+def _is_known(each: Smtpd, known: set[tuple[str, int, str]]) -> bool:
+    """Other rules than the scripts say count as another listener; where a relative
+    file of rules lies is not known of a process."""
+    place, rules = (each.host, each.number), _rules_of(each)
+    if rules and not rules.startswith("/"):
+        return any(place == one[:2] for one in known)
+    return (*place, rules) in known
 
 
 def _certificate(tree: Tree, seen: Host, variables: Mapping[str, Found]) -> None:
@@ -155,18 +169,32 @@ def _is_smtpd(word: str) -> bool:
     return word.startswith("/") and os.path.basename(word).startswith("qmail-smtpd")
 
 
+def _rules_of(listener: Smtpd) -> str:
+    """Its -x; a run script starts in its own directory (supervise(8), runsv(8))."""
+    path = listener.options.get("x", "")
+    if path.startswith("/") or not path or os.path.basename(listener.path) != "run":
+        return path
+    if "$" in path:
+        return path
+    return os.path.normpath(os.path.join(os.path.dirname(listener.path), path))
+
+
 def _rules(tree: Tree, seen: Host) -> None:
-    """tcprules: the file that the listener on port 25 names, or a usual one."""
-    named = [each.options.get("x", "") for each in seen.front]
-    # A listener that names none has none; without a listener the usual ones may be.
-    usual = () if seen.front else _USUAL_RULES
-    for path in (*filter(None, named), *usual):
-        if path.startswith("/") and tree.exists(path):
-            seen.tcprules = path
-            seen.found.append(Found("tcprules", path))
-            break
-    text = seen.tcprules.removesuffix(".cdb")
-    if text and text != seen.tcprules:
+    """tcprules: the file that every listener on port 25 names.  A usual file is used
+    only if no listener was found: a listener that names none has none."""
+    seen.rules_named = {each.place: _rules_of(each) for each in seen.front}
+    named = set(seen.rules_named.values())
+    if not seen.front:
+        named = set([path for path in _USUAL_RULES if tree.exists(path)][:1])
+    if len(named) != 1:
+        return
+    path = named.pop()
+    if not (path.startswith("/") and tree.exists(path)):
+        return
+    seen.tcprules = path
+    seen.found.append(Found("tcprules", path))
+    text = path.removesuffix(".cdb")
+    if text != path:
         seen.relaying = list(_relaying(tree, text))
         seen.found += seen.relaying
 

@@ -18,6 +18,7 @@ from proxy.look.host import Host
 from proxy.look.paper import Paper, storable
 from proxy.look.recipients import Proposal
 from proxy.look.smtpd import Smtpd
+from proxy.qmail.dotqmail import delivery_trouble
 
 _ADDRESS_PROGRAMS = {
     "rblsmtpd": "asks block lists about the client's address",
@@ -110,6 +111,8 @@ def _listen(paper: Paper, host: Host, tcprules: str) -> None:
         paper.key("hostname", "mx.example.org", sure=False)
     if host.tcprules:
         _tcprules(paper, host, tcprules)
+    elif any(host.rules_named.values()):
+        _several_rules(paper, host)
 
 
 def _here(host: Host, path: str) -> str:
@@ -137,6 +140,28 @@ def _tcprules(paper: Paper, host: Host, trouble: str) -> None:
     if trouble:
         paper.say(f"It cannot be used as it is: {trouble}")
     paper.key("tcprules", host.tcprules, sure=not trouble)
+
+
+def _several_rules(paper: Paper, host: Host) -> None:
+    """Rules that do not hold for every listener, or were not found."""
+    for place, path in host.rules_named.items():
+        paper.say(f"found {place}: {f'its rules are {path}' if path else 'no rules'}")
+    if len(set(host.rules_named.values())) > 1:
+        paper.say(
+            "ATTENTION: the listeners do not have the same rules, and one [listen] has"
+            " one file. To use the rules of one for the address of another could let"
+            " strangers relay, so none is used: deny, and RELAYCLIENT for clients that"
+            " relay by it, do not count until you choose. Either make one file of them,"
+            " or run one service a listener, with its own addresses and tcprules:"
+        )
+    else:
+        paper.say(
+            "ATTENTION: that file was not found, so no rules are used: deny, and"
+            " RELAYCLIENT for clients that relay by it, do not count. Name it:"
+        )
+    for path in dict.fromkeys(filter(None, host.rules_named.values())):
+        shown = path if path.startswith("/") and storable(path) else "/etc/tcp.smtp.cdb"
+        paper.key("tcprules", shown, sure=False)
 
 
 def _tls(paper: Paper, host: Host, trouble: str) -> bool:
@@ -190,12 +215,22 @@ def _qmail(paper: Paper, host: Host) -> None:
         paper.key("default_delivery", "./Maildir/", sure=False)
         return
     found, text = host.delivery.found, host.delivery.text
-    paper.say(f"found {found.place}: qmail-start is started with this")
-    unknown = "$" in text
-    sure = storable(text) and not unknown
-    if not sure:
-        paper.say("What it comes to is not known here; write what it comes to:")
-    paper.key("default_delivery", text if storable(text) else "./Mailbox", sure=sure)
+    trouble = delivery_trouble(text)
+    if host.delivery.sure and storable(text) and not trouble:
+        paper.say(f"found {found.place}: {found.what} is started with this")
+        paper.key("default_delivery", text)
+        return
+    paper.say(f"found {found.place}: qmail-start seems to be started with this:")
+    if trouble or not storable(text):
+        paper.say(f"  {found.detail} ({trouble or 'not text'})")
+        paper.say("See there what it comes to; it says what a missing .qmail means:")
+        text = "./Mailbox"
+    else:
+        paper.say(
+            "It is what a script says, not what was seen to run. If it is right, take"
+            " the # away; $USER and the like belong to it:"
+        )
+    paper.key("default_delivery", text, sure=False)
 
 
 def _backend(paper: Paper, host: Host) -> None:

@@ -8,6 +8,7 @@ lookup runs into the damage.  Knows not: what keys mean.  Called by
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Protocol
 
@@ -69,6 +70,20 @@ def cdb_has(file: RandomAccess, key: bytes) -> bool:
     Raises as :func:`cdb_get` does.
     """
     return _seek(file, key, cdb_hash(key)) is not None
+
+
+def cdb_records(file: RandomAccess) -> Iterator[tuple[bytes, bytes]]:
+    """Every key with its data: the records stand between the head and the first
+    table (cdb(5)).  For small files; raises as :func:`cdb_get` does."""
+    head = _read(file, 2048, 0)
+    at, end = 2048, min(_PAIR.unpack_from(head, 8 * n)[0] for n in range(256))
+    while at < end:
+        key_length, data_length = _PAIR.unpack(_read(file, 8, at))
+        if key_length + data_length > _DATA_MAX:
+            raise CdbError("a record is longer than 1 MiB")
+        record = _read(file, key_length + data_length, at + 8)
+        yield record[:key_length], record[key_length:]
+        at += 8 + len(record)
 
 
 def _seek(file: RandomAccess, key: bytes, h: int) -> tuple[int, int] | None:

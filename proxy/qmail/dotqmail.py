@@ -197,6 +197,28 @@ def parse(content: bytes) -> tuple[Instruction, ...]:
     return tuple(instructions)
 
 
+def delivery_trouble(text: str) -> str:
+    """Why qmail-start would hardly be given ``text`` as its default delivery, in
+    words; ``""`` for nothing.
+
+    A line that begins with none of ``. / | & + #`` is an address (dot-qmail(5)): a
+    mailbox without its ``./`` would be one, and bounce all mail.
+    """
+    for line in text.split("\n"):
+        line = line.rstrip()
+        if line.startswith("|"):
+            if line[1:].lstrip()[:1] in ("", "|", "&", ";", ")"):
+                return f"{line!r} is no command"
+        elif line and line[0] not in "./&+#":
+            local, at, domain = line.rpartition("@")
+            if not (local and at and domain) or set(line) & set(" \t$`\"'()[]|;<>"):
+                return (
+                    f"{line!r} begins with none of . / | & # and is no address with a"
+                    " domain: all mail without .qmail would bounce"
+                )
+    return ""
+
+
 def _instruction(line: bytes, number: int) -> Instruction | None:
     first = line[:1]
     if first in (b"", b"\0"):

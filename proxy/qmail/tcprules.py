@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from proxy.qmail.cache import FileCache
-from proxy.qmail.cdb import CdbError, cdb_get
+from proxy.qmail.cdb import CdbError, cdb_get, cdb_records
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.view import FileView
 from proxy.qmail.walk import SUPERUSER, Walker
@@ -66,17 +66,63 @@ class TcpRules:
             raise TcpRulesError(f"{path}: {error}") from error
         return Ruling()
 
+    def names(self, variable: bytes) -> bool:
+        """Whether any rule sets ``variable`` and lets the client in; raises
+        :class:`TcpRulesError`.  Reads the whole file."""
+        try:
+            walker = Walker(self._view, SUPERUSER)
+            file = self._cache.opened(walker, walker.readable(self._path))
+            return any(
+                not ruling.denied and variable in dict(ruling.variables)
+                for ruling in (_ruling(key, data) for key, data in cdb_records(file))
+            )
+        except CannotTell as error:
+            raise TcpRulesError(str(error)) from error
+        except (CdbError, KernelError, OSError) as error:
+            path = self._path.decode("latin-1")
+            raise TcpRulesError(f"{path}: {error}") from error
+
 
 def keys(client: str) -> Iterator[bytes]:
     """What is looked up, in this order: the address, what of it ends with a
-    dot (in IPv6 a colon) from the longest, the empty key."""
+    dot (in IPv6 a colon) from the longest, networks, the empty key.
+
+    The whole IPv6 address and the networks are those of ucspi-tcp6 and ucspi-ssl
+    (rules.c).  No other tcprules writes such keys, so one order serves all files.
+    """
     address = shown_address(client)
     if address:
         yield address
+    if b":" in address:
+        yield ipaddress.ip_address(address.decode()).exploded.upper().encode()
     for length in range(len(address) - 1, 0, -1):
         if address[length - 1] in b".:":
             yield address[:length]
+    if address:
+        yield from _networks(address.decode())
     yield b""
+
+
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz123456"
+
+
+def _networks(address: str) -> Iterator[bytes]:
+    """Bits from the longest network on, as ip4_bitstring and ip6_bitstring of
+    ucspi-tcp6 write them: a 0 is "0", a 1 is a letter, by its place in IPv4, by its
+    number among the ones in IPv6.  A network of one bit is never looked up."""
+    ip = ipaddress.ip_address(address)
+    size = ip.max_prefixlen
+    marked, ones = bytearray(b"_" if ip.version == 4 else b"^"), 0
+    for place in range(size):
+        if not int(ip) >> (size - 1 - place) & 1:
+            marked += b"0"
+        elif ip.version == 4:
+            marked.append(_LETTERS[place])
+        else:
+            marked.append(96 + ones)
+            ones += 1
+    for length in range(size, 1, -1):
+        yield bytes(marked[: 1 + length])
 
 
 def shown_address(client: str) -> bytes:

@@ -98,7 +98,7 @@ async def test_the_interlock_finds_a_backend_that_relays(
         # And now there are clients that rely on it.
         await served.reload({**asking, "relay.trusted": ["192.0.2.0/24"]})
         line = await served.said("interlock:", times=3)
-        assert "clients in relay.trusted cannot send to other domains" in line
+        assert "cannot send to other domains" in line
         await served.reload({**asking, "relay.interlock_interval": 0})
         await served.said("configuration reloaded", times=3)
         assert await state(served) == "off"

@@ -85,20 +85,20 @@ def test_as_tcprulescheck_says(tmp_path: Path, rules: str) -> None:
 
 
 def test_the_order_of_lookups() -> None:
-    assert list(keys("192.0.2.10")) == [
+    assert list(keys("192.0.2.10"))[:4] == [
         b"192.0.2.10",
         b"192.0.2.",
         b"192.0.",
         b"192.",
-        b"",
     ]
+    assert list(keys("192.0.2.10"))[-1] == b""
     assert next(keys("::ffff:192.0.2.1")) == b"192.0.2.1"
-    assert list(keys("2001:db8::1%eth0")) == [
+    assert list(keys("2001:db8::1%eth0"))[:5] == [
         b"2001:db8::1",
+        b"2001:0DB8:0000:0000:0000:0000:0000:0001",
         b"2001:db8::",
         b"2001:db8:",
         b"2001:",
-        b"",
     ]
     assert list(keys("")) == [b""]  # a Unix socket
 
@@ -138,3 +138,52 @@ def test_no_file_and_no_regular_file(tmp_path: Path) -> None:
         rules = TcpRules(DirectoryView(b""), str(path).encode())
         with pytest.raises(TcpRulesError, match=str(path)):
             rules.look("192.0.2.1")
+
+
+# Of ucspi-tcp6 1.11.4: its tcprules made these keys of the rules, and its
+# tcprulescheck said of each address which one it takes.
+SIX = {
+    b"127.": b"+RELAYCLIENT=\0",
+    b"_0000e0g0": b"+TEN=1\0",  # 10.0.0.0/8
+    b"_a0c0ef00000l": b"+B=2\0",  # 172.16.0.0/12
+    b"_ab00e0gh000000000rst000x": b"D\0",  # 203.0.113.0/24
+    b"_a": b"+HALF=1\0",  # 128.0.0.0/1, which is never looked up
+    b"^00`000000000000a0000bc0de0fgh000000000000000000i": b"+RELAYCLIENT=\0",
+    b"^00`000000000000a0000bc0de0fgh0000000i0jkl0m0no0p": b"D\0",
+    b"^`": b"+HALF=1\0",  # 8000::/1
+    b"2001:0DB8:0002:0000:0000:0000:0000:0025": b"+FULL=1\0",
+    b"0000:0000:0000:0000:0000:0000:0000:0001": b"+ONE=1\0",
+}
+
+
+@pytest.mark.fault("H3")
+@pytest.mark.parametrize(
+    ("client", "rule"),
+    [
+        ("127.0.0.1", b"127."),
+        ("10.3.4.5", b"_0000e0g0"),
+        ("172.31.255.1", b"_a0c0ef00000l"),
+        ("172.32.0.1", None),
+        ("203.0.113.9", b"_ab00e0gh000000000rst000x"),
+        ("200.1.1.1", None),
+        ("2001:db8:1::7", b"^00`000000000000a0000bc0de0fgh000000000000000000i"),
+        ("2001:db8:bad:1::7", b"^00`000000000000a0000bc0de0fgh0000000i0jkl0m0no0p"),
+        ("2001:db8:2::25", b"2001:0DB8:0002:0000:0000:0000:0000:0025"),
+        ("2001:db8:2::26", None),
+        ("::1", b"0000:0000:0000:0000:0000:0000:0000:0001"),
+        ("9000::1", None),
+        ("::ffff:10.1.1.1", b"_0000e0g0"),
+    ],
+)
+def test_the_keys_of_ucspi_tcp6(
+    tmp_path: Path, client: str, rule: bytes | None
+) -> None:
+    rules = made(tmp_path / "six.cdb", list(SIX.items()))
+    assert rules.look(client).rule == rule
+
+
+@pytest.mark.fault("H5")
+def test_whether_any_rule_sets_a_variable(tmp_path: Path) -> None:
+    assert made(tmp_path / "a.cdb", list(SIX.items())).names(b"RELAYCLIENT")
+    denied = [(b"1.", b"D\0+RELAYCLIENT=\0"), (b"", b"+RELAYCLIENTS=\0")]
+    assert not made(tmp_path / "b.cdb", denied).names(b"RELAYCLIENT")

@@ -1,0 +1,308 @@
+"""What ``init`` writes and ``check`` passes opens no relay, and refuses no user."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from proxy.check.command import check
+from proxy.cli import app
+from proxy.config import Config, load
+from proxy.look.home import running_delivery
+from proxy.look.host import Host, _running
+from proxy.look.write import Troubles, configuration
+from proxy.relaying import anybody_trusted, standing
+from tests.support.cdbmake import make_cdb
+from tests.support.old_hosts import finish, write
+
+RELAY, DENY = b"+RELAYCLIENT=\0", b"D\0"
+RC = "#!/bin/sh\nexec env - PATH=/var/qmail/bin:$PATH qmail-start ./Maildir/\n"
+STRANGER = "8.8.4.4"
+
+
+@pytest.fixture(autouse=True)
+def _as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("BACKSTOP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BACKSTOP_PROCESS__ALLOW_ROOT", "true")
+
+
+def laid(
+    root: Path,
+    runs: dict[str, str],
+    rules: dict[str, dict[bytes, bytes]],
+    start: str = RC,
+    at: str = "var/qmail/rc",
+) -> Path:
+    """A host with run scripts and files of tcprules by their names."""
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    scripts = {f"service/{name}/run": "#!/bin/sh\n" + run for name, run in runs.items()}
+    control = {
+        "var/qmail/control/me": "mx.example.test\n",
+        "var/qmail/control/locals": "example.test\n",
+        "var/qmail/control/rcpthosts": "example.test\n",
+    }
+    write(root, {at: start, **control, **scripts})
+    for name, records in rules.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(make_cdb(list(records.items())))
+    return finish(root)
+
+
+def listener(address: str, rules: str) -> str:
+    option = f"-x {rules} " if rules else ""
+    return (
+        f"exec tcpserver -v -R -H {option}{address} smtp /var/qmail/bin/qmail-smtpd\n"
+    )
+
+
+def written(root: Path) -> str:
+    result = CliRunner().invoke(app, ["init", "--root", str(root)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def loaded(text: str, directory: Path) -> Config:
+    path = directory / "config.toml"
+    path.write_text(text)
+    return load(path, os.environ)
+
+
+def errors(config: Config) -> list[str]:
+    return [str(f) for f in check(config, os.environ) if f.level == "error"]
+
+
+INTERNAL = {"etc/int.cdb": {b"": RELAY}}
+
+
+@pytest.mark.fault("H1")
+@pytest.mark.parametrize("public", ["/etc/pub.cdb", ""])
+def test_rules_of_one_listener_are_not_used_for_another(
+    tmp_path: Path, public: str
+) -> None:
+    runs = {
+        "int": listener("192.168.0.1", "/etc/int.cdb"),
+        "pub": listener("203.0.113.1", public),
+    }
+    rules = INTERNAL | {"etc/pub.cdb": {b"198.51.100.66": DENY}}
+    text = written(laid(tmp_path / "host", runs, rules))
+    assert "tcprules" not in tomllib.loads(text)["listen"]
+    assert '# tcprules = "/etc/int.cdb"' in text
+    assert "do not have the same rules" in text
+    assert standing(loaded(text, tmp_path), STRANGER).relayclient is None
+
+
+@pytest.mark.fault("H1")
+def test_the_same_rules_of_all_listeners_are_used(tmp_path: Path) -> None:
+    one = {"etc/one.cdb": {b"127.": RELAY}}
+    runs = {n: listener(n, "/etc/one.cdb") for n in ("192.168.0.1", "203.0.113.1")}
+    text = written(laid(tmp_path / "host", runs, one))
+    assert tomllib.loads(text)["listen"]["tcprules"] == "/etc/one.cdb"
+
+
+OPEN: dict[str, dict[bytes, bytes]] = {
+    "everybody": {b"127.0.0.1": RELAY, b"": RELAY},
+    "parts": {b"%d." % n: RELAY for n in range(1, 224)},
+    "networks": {b"_0" + b"0": RELAY, b"_0b": RELAY, b"_a0": RELAY, b"_ab": RELAY},
+    "ipv6": {b"^00`": RELAY},
+}
+
+
+@pytest.mark.fault("H2")
+@pytest.mark.parametrize("records", OPEN.values(), ids=OPEN)
+def test_rules_that_let_everybody_relay(
+    records: dict[bytes, bytes], tmp_path: Path
+) -> None:
+    runs = {"smtpd": listener("0", "/etc/tcp.smtp.cdb")}
+    root = laid(tmp_path / "host", runs, {"etc/tcp.smtp.cdb": records})
+    text = written(root)
+    assert "tcprules" not in tomllib.loads(text)["listen"]
+    assert "an open relay" in text
+    assert '# tcprules = "/etc/tcp.smtp.cdb"' in text
+    active = text.replace('# tcprules = "/etc', 'tcprules = "/etc')
+    (found,) = errors(loaded(active, tmp_path))
+    assert "an open relay" in found
+    assert "relay.everybody = true" in found
+    meant = active.replace("[relay]", "[relay]\neverybody = true")
+    assert errors(loaded(meant, tmp_path)) == []
+
+
+@pytest.mark.fault("H2")
+def test_networks_that_are_the_whole_internet_together(tmp_path: Path) -> None:
+    root = laid(tmp_path / "host", {}, {})
+    halves = '[relay]\ntrusted = ["0.0.0.0/1", "128.0.0.0/1"]'
+    text = written(root).replace("[relay]", halves)
+    (found,) = errors(loaded(text, tmp_path))
+    assert "relay.trusted" in found
+    assert "an open relay" in found
+
+
+SCRIPTS = {
+    "or exit": "test -x /usr/sbin/qmail-start || exit 0\n",
+    "bracket": "[ -f /var/qmail/bin/qmail-start ] || exit 0\n",
+    "and": "[ -x /var/qmail/bin/qmail-start ] && start\n",
+    "bare": "exec qmail-start Maildir/ splogger qmail\n",
+    "variable": 'exec qmail-start "$ALIASEMPTY" splogger qmail\n',
+    "sure": "exec qmail-start ./Maildir/ splogger qmail\n",
+    "program": "exec qmail-start '|preline -f x -d \"$USER\"' splogger qmail\n",
+}
+
+
+@pytest.mark.fault("H4", "H9")
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_what_a_script_says_is_a_proposal(script: str, tmp_path: Path) -> None:
+    text = written(laid(tmp_path / "host", {}, {}, "#!/bin/sh\n" + script))
+    assert "default_delivery" not in tomllib.loads(text)["qmail"]
+    assert "/var/qmail/rc:2" in text
+    for wrong in ('"||"', '"]"', '"&&"', '"Maildir/"'):
+        assert f"default_delivery = {wrong}" not in text
+
+
+@pytest.mark.fault("H9")
+def test_a_program_keeps_its_variables(tmp_path: Path) -> None:
+    script = "#!/bin/sh\n" + SCRIPTS["program"]
+    text = written(laid(tmp_path / "host", {}, {}, script))
+    (line,) = [x for x in text.splitlines() if x.startswith("# default_delivery")]
+    proposed = tomllib.loads(line.removeprefix("# "))["default_delivery"]
+    assert proposed == '|preline -f x -d "$USER"'
+
+
+@pytest.mark.fault("H4", "H11")
+@pytest.mark.parametrize(
+    ("told", "good"),
+    [
+        ("./Maildir/", True),
+        ("./Mailbox", True),
+        ("/var/mail/all", True),
+        ("|dot-forward .forward\n./Mailbox", True),
+        ('|preline procmail -d "$USER"', True),
+        ("#", True),
+        ("&bob@example.test", True),
+        ("bob@example.test", True),
+        ("||", False),
+        ("|", False),
+        ("]", False),
+        ("&&\n./Maildir/", True),  # odd, but a line of a dot-qmail file
+        ("Maildir/", False),
+        ("Mailbox", False),
+        ("$ALIASEMPTY", False),
+        ("./Maildir/\nMailbox", False),
+    ],
+)
+def test_a_default_delivery_that_would_bounce_is_an_error(
+    told: str, good: bool, tmp_path: Path
+) -> None:
+    text = written(laid(tmp_path / "host", {}, {}))
+    home = 'home = "/var/qmail"\n'
+    value = told.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    config = loaded(
+        text.replace(home, f'{home}default_delivery = "{value}"\n'), tmp_path
+    )
+    assert config.qmail.default_delivery == told
+    found = [error for error in errors(config) if "default_delivery" in error]
+    assert bool(found) is not good
+
+
+@pytest.mark.fault("H11")
+def test_what_the_running_qmail_lspawn_was_given_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "proc/9").mkdir(parents=True)
+    (tmp_path / "proc/9/cmdline").write_text("qmail-lspawn\0./Maildir/\0")
+    seen = Host("/")
+    _running(seen, str(tmp_path / "proc"))
+    text = configuration(seen, "1", Troubles("", "", []))
+    assert tomllib.loads(text)["qmail"]["default_delivery"] == "./Maildir/"
+    found = running_delivery(str(tmp_path / "proc"))
+    assert found is not None
+    assert found.text == "./Maildir/"
+
+
+@pytest.mark.fault("H6")
+def test_relative_rules_are_beside_the_run_script(tmp_path: Path) -> None:
+    runs = {"smtpd": listener("0", "./tcp.cdb")}
+    rules = {"service/smtpd/tcp.cdb": {b"10.": RELAY, b"192.0.2.66": DENY}}
+    text = written(laid(tmp_path / "host", runs, rules))
+    assert tomllib.loads(text)["listen"]["tcprules"] == "/service/smtpd/tcp.cdb"
+
+
+@pytest.mark.fault("H6")
+@pytest.mark.parametrize("named", ["$RULES", "/etc/gone.cdb", "gone.cdb"])
+def test_rules_that_are_not_found_are_told(named: str, tmp_path: Path) -> None:
+    text = written(laid(tmp_path / "host", {"smtpd": listener("0", named)}, {}))
+    assert "tcprules" not in tomllib.loads(text)["listen"]
+    assert "that file was not found" in text
+
+
+@pytest.mark.fault("H5")
+@pytest.mark.parametrize(
+    ("records", "trusting"),
+    [({b"127.": RELAY, b"10.": RELAY}, True), ({b"10.": DENY, b"": b""}, False)],
+)
+def test_clients_that_may_relay_by_tcprules_count(
+    records: dict[bytes, bytes], trusting: bool, tmp_path: Path
+) -> None:
+    runs = {"smtpd": listener("0", "/etc/tcp.smtp.cdb")}
+    root = laid(tmp_path / "host", runs, {"etc/tcp.smtp.cdb": records})
+    assert anybody_trusted(loaded(written(root), tmp_path)) is trusting
+
+
+KEYS = st.sampled_from(
+    [b"", b"127.", b"10.", b"8.", b"8.8.4.", b"_0000e0g0", b"8.8.4.4"]
+)
+RULES = st.dictionaries(KEYS, st.sampled_from([RELAY, DENY, b""]), max_size=4)
+NAMES = st.sampled_from(["", "/etc/a.cdb", "/etc/b.cdb", "/etc/gone.cdb", "$X"])
+CLIENTS = (STRANGER, "10.1.2.3", "127.0.0.1", "8.1.1.1", "203.0.113.7")
+
+
+@pytest.mark.fault("H1", "H2", "H6")
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    a=RULES,
+    b=RULES,
+    names=st.lists(NAMES, max_size=3),
+    script=st.sampled_from(list(SCRIPTS.values())),
+)
+def test_nobody_relays_whom_the_host_did_not_let(
+    tmp_path_factory: pytest.TempPathFactory,
+    a: dict[bytes, bytes],
+    b: dict[bytes, bytes],
+    names: list[str],
+    script: str,
+) -> None:
+    directory = tmp_path_factory.mktemp("generated")
+    files = {"/etc/a.cdb": a, "/etc/b.cdb": b}
+    runs = {f"s{n}": listener(f"192.0.2.{n}", name) for n, name in enumerate(names)}
+    rules = {path[1:]: records for path, records in files.items()}
+    root = laid(directory / "host", runs, rules, "#!/bin/sh\n" + script)
+    text = written(root)
+    config = loaded(text, directory)
+    assert "default_delivery" not in tomllib.loads(text)["qmail"]
+    assert errors(config) == []
+    for client in CLIENTS:
+        ours = standing(config, client).relayclient is not None
+        by_all = [name in files and _lets(files[name], client) for name in names]
+        if ours:
+            assert names
+            assert all(by_all)
+        elif any(by_all):
+            assert "ATTENTION" in text or "an open relay" in text
+
+
+def _lets(records: dict[bytes, bytes], client: str) -> bool:
+    """Of the keys above; the first that is there decides."""
+    parts = client.encode().split(b".")
+    dotted = [b".".join(parts[:n]) + b"." for n in (3, 2, 1)]
+    ten = [b"_0000e0g0"] if client.startswith("10.") else []
+    for key in (client.encode(), *dotted, *ten, b""):
+        if key in records:
+            return records[key] == RELAY
+    return False
