@@ -16,6 +16,7 @@ ROOT = Path(proxy.__file__).parent
 # What each place may import of the project.  Top-level modules are the places
 # where everything is put together; nothing below them may import them.
 MAY_IMPORT = {
+    "system": {"system"},
     "smtp": {"smtp"},
     "qmail": {"qmail", "smtp"},
     "rules": {
@@ -30,7 +31,7 @@ MAY_IMPORT = {
         "backend.ear",
         "backend.ucspi",
     },
-    "backend": {"backend", "smtp"},
+    "backend": {"backend", "smtp", "system"},
     "observe": {"observe"},
     "front": {"front", "backend", "rules", "smtp", "observe.events"},
     "config": {"config"},

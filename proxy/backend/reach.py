@@ -19,6 +19,7 @@ from proxy.backend.client import Client, ip_address
 from proxy.backend.ear import Say
 from proxy.backend.identity import proxy_header
 from proxy.backend.program import Program, Programs
+from proxy.system.resolver import Resolver
 
 # linux/in.h and linux/in6.h; Python names none of them before 3.12.
 _TRANSPARENT = {
@@ -78,6 +79,7 @@ class Reach:
 
     def __init__(self, hostname: bytes, now: Callable[[], float], say: Say) -> None:
         self._hostname = hostname
+        self._names = Resolver()  # its own: never behind a rule's names
         self.programs = Programs(now, say)
         self._inherited = ucspi.inherited(os.environb)
 
@@ -92,7 +94,7 @@ class Reach:
             sock, program = await start
             return Reached(sock, _has_address(client), program)
         async with asyncio.timeout(way.connect_timeout):
-            sock, known = await _connected(way, client)
+            sock, known = await _connected(way, client, self._names)
             if way.send_proxy:
                 try:
                     loop = asyncio.get_running_loop()
@@ -118,7 +120,9 @@ def _has_address(client: Client | None) -> bool:
     return client is not None and ip_address(client.address) is not None
 
 
-async def _connected(way: Way, client: Client | None) -> tuple[socket.socket, bool]:
+async def _connected(
+    way: Way, client: Client | None, names: Resolver
+) -> tuple[socket.socket, bool]:
     """A connection, and whether it comes from the client's own address; of
     several addresses the first that answers."""
     loop = asyncio.get_running_loop()
@@ -126,9 +130,8 @@ async def _connected(way: Way, client: Client | None) -> tuple[socket.socket, bo
     if way.path:
         where = [(socket.AF_UNIX, way.path)]
     else:
-        kind = socket.SOCK_STREAM
-        found = await loop.getaddrinfo(way.host, way.port, type=kind)
-        where = [(family, address) for family, *_, address in found]
+        found = await names.addresses(way.host, way.port)
+        where = [(each.family, each.address) for each in found]
     trouble: OSError | None = None
     for family, address in where:
         sock = socket.socket(family, socket.SOCK_STREAM)

@@ -1,0 +1,1 @@
+"""The operating system's services, as the rest of the program wants them."""
