@@ -201,9 +201,10 @@ def _rules(tree: Tree, seen: Host) -> None:
 
 def _relaying(tree: Tree, path: str) -> Iterator[Found]:
     for number, line in tree.lines(path):
-        if "RELAYCLIENT" in line and ":allow" in line:
-            who = line.partition(":")[0] or "everybody"
-            yield Found("may relay", path, number, who)
+        # The address may be of IPv6, so the first ":allow" ends it (tcprules(1)).
+        who, allow, variables = line.partition(":allow")
+        if allow and ",RELAYCLIENT=" in variables:
+            yield Found("may relay", path, number, who or "everybody")
 
 
 def _live(seen: Host, proc: str) -> None:

@@ -73,8 +73,14 @@ def _statements(tree: Tree, path: str) -> Iterator[Command]:
 
         words = _split(_SUBSTITUTED.sub(kept, raw))
         words = [word for word in words if word != "export"]
-        known = [_with(variables, outputs, word) for word in words]
-        assigned = _ASSIGNMENT.fullmatch(known[0]) if len(known) == 1 else None
+        known = []
+        for word in words:
+            value = _with(variables, outputs, word)
+            whole = value == word or not _unquoted(raw, word)
+            known += [value] if whole else value.split()
+        # What may be assigned counts, as a command that may be started does.
+        alone = len(known) == 1 or known[-2:-1] in (["&&"], ["then"])
+        assigned = _ASSIGNMENT.fullmatch(known[-1]) if alone else None
         if assigned:
             variables[assigned[1]] = assigned[2]
         if known:
@@ -131,7 +137,19 @@ def _with(variables: dict[str, str], outputs: list[str], word: str) -> str:
     def value(match: re.Match[str]) -> str:
         return variables.get(match[1] or match[2], match[0])
 
-    return _KEPT.sub(lambda match: outputs[int(match[1])], _VARIABLE.sub(value, word))
+    def printed(match: re.Match[str]) -> str:
+        number = match[1]
+        known = len(number) < 9 and int(number) < len(outputs)
+        return outputs[int(number)] if known else match[0]
+
+    return _KEPT.sub(printed, _VARIABLE.sub(value, word))
+
+
+def _unquoted(raw: str, word: str) -> bool:
+    """Whether ``word`` is a variable alone, which the shell splits and drops if it is
+    empty, unless the line ``raw`` has it in quotes."""
+    alone = rf"(?<!\S){re.escape(word)}(?!\S)"
+    return bool(_VARIABLE.fullmatch(word) and re.search(alone, raw))
 
 
 def _output(tree: Tree, command: str) -> str:

@@ -26,11 +26,12 @@ _SCRIPTS = ("/var/qmail/rc", "/etc/rc.local", "/etc/rc.d/rc.local", "/etc/rc")
 _INIT = ("/etc/init.d", "/etc/rc.d/init.d", "/usr/local/etc/rc.d")
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 
-# Options with an argument: tcpserver.1, tcpsvd.8, sslserver of ucspi-ssl.
+# Options with an argument: tcpserver.1 (-I: ucspi-tcp6), tcpsvd.8, sslserver of
+# ucspi-ssl.
 _WITH_ARGUMENT = {
-    "tcpserver": "cxgubBlt",
+    "tcpserver": "cxgubBltI",
     "tcpsvd": "lucCbixt",
-    "sslserver": "cxgubBltnwTIVy",
+    "sslserver": "cxgubBltwTIy",
 }
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORTS = {"smtp": 25, "smtps": 465, "submissions": 465, "submission": 587}

@@ -26,6 +26,11 @@ _ADDRESS_PROGRAMS = {
     "greylite": "greylists by the client's address",
     "qgreylist": "greylists by the client's address",
     "greylisting": "greylists by the client's address",
+    "relay-ctrl-check": "lets clients relay by POP (docs/relaying.md)",
+    "pbscheck": "lets clients relay by POP (docs/relaying.md)",
+    "tcpd": "asks hosts.allow about the client's address (docs/relaying.md)",
+    "jgreylist": "greylists by the client's address",
+    "greetdelay": "lets the client wait before the greeting",
     "relaylock": "lets clients relay by their address",
     "fixcrio": "stands between",
     "recordio": "stands between",
@@ -290,7 +295,7 @@ def _command(paper: Paper, smtpd: Smtpd, concurrency: str) -> None:
     if any("$" in word for word in smtpd.command):
         paper.say("Words with $ are not known here: write what they come to.")
     if smtpd.command:
-        words = [word for word in smtpd.command if storable(word)]
+        words = [word for word in smtpd.command if word and storable(word)]
         paper.key("command", words, sure=False)
     if concurrency.isdigit():
         paper.key("command_concurrency", int(concurrency), sure=False)
@@ -397,15 +402,19 @@ def _relay(paper: Paper, host: Host) -> None:
 
 
 def _networks(host: Host) -> Iterator[str]:
-    """Rules for parts of IPv4 addresses, as networks; those for ranges are not."""
+    """Rules for parts of IPv4 addresses, for addresses and for networks, as networks;
+    not those for ranges and names, nor for this machine."""
     for each in host.relaying:
-        parts = each.detail.rstrip(".").split(".")
-        if not all(part.isdigit() for part in parts) or len(parts) > 4:
+        text = each.detail
+        parts = text.rstrip(".").split(".")
+        if "/" not in text and len(parts) < 4 and all(map(str.isdigit, parts)):
+            text = ".".join([*parts, *["0"] * (4 - len(parts))]) + f"/{8 * len(parts)}"
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
             continue
-        if parts[0] == "127":
-            continue
-        padded = ".".join([*parts, *["0"] * (4 - len(parts))])
-        yield f"{padded}/{8 * len(parts)}"
+        if not network.is_loopback and network.prefixlen:
+            yield str(network)
 
 
 def _auth(paper: Paper, host: Host, encrypted: bool) -> None:

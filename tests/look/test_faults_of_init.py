@@ -306,3 +306,78 @@ def _lets(records: dict[bytes, bytes], client: str) -> bool:
         if key in records:
             return records[key] == RELAY
     return False
+
+
+@pytest.mark.fault("H7")
+@pytest.mark.parametrize("first", ['""', '"/usr/bin/spamdyke -f /etc/spamdyke.conf"'])
+def test_variables_without_quotes_are_split(first: str, tmp_path: Path) -> None:
+    script = (
+        f"SPAMDYKE={first}\n"
+        "exec tcpserver -x /etc/a.cdb 0 25 $SPAMDYKE /var/qmail/bin/qmail-smtpd\n"
+    )
+    text = written(laid(tmp_path / "host", {"smtpd": script}, {}))
+    (line,) = [x for x in text.splitlines() if x.startswith("# command =")]
+    command = tomllib.loads(line.removeprefix("# "))["command"]
+    assert command == [*first.strip('"').split(), "/var/qmail/bin/qmail-smtpd"]
+    assert ("spamdyke judges" in text) is (first != '""')
+
+
+@pytest.mark.fault("H7")
+def test_a_variable_that_may_be_set_counts(tmp_path: Path) -> None:
+    script = (
+        'S=""\n[ -x /usr/bin/spamdyke ] && S="/usr/bin/spamdyke -f /etc/s.conf"\n'
+        "exec tcpserver 0 25 $S /var/qmail/bin/qmail-smtpd\n"
+    )
+    assert "spamdyke judges" in written(laid(tmp_path / "h", {"smtpd": script}, {}))
+
+
+@pytest.mark.fault("H10")
+def test_who_may_relay_is_read_as_tcprules_reads_it(tmp_path: Path) -> None:
+    runs = {"smtpd": listener("0", "/etc/tcp.smtp.cdb")}
+    root = laid(tmp_path / "host", runs, {"etc/tcp.smtp.cdb": {b"10.": RELAY}})
+    (root / "etc/tcp.smtp").write_text(
+        '::1:allow,RELAYCLIENT=""\n2001:db8:1::/48:allow,RELAYCLIENT=""\n'
+        '10.:allow,RELAYCLIENT=""\n192.0.2.7:allow,RELAYCLIENT=""\n'
+        ':allow,RELAYCLIENT_NODKIMVERIFY="1"\n'
+    )
+    text = written(root)
+    assert "everybody may relay" not in text
+    assert "::1 may relay" in text
+    (line,) = [x for x in text.splitlines() if x.startswith("# trusted")]
+    assert tomllib.loads(line.removeprefix("# "))["trusted"] == [
+        "2001:db8:1::/48",
+        "10.0.0.0/8",
+        "192.0.2.7/32",
+    ]
+
+
+@pytest.mark.fault("H10")
+def test_a_script_with_control_bytes(tmp_path: Path) -> None:
+    script = "echo \x017\x01 `hostname` \x0199999999999\x01\n" + listener("0", "")
+    assert "qmail-smtpd" in written(laid(tmp_path / "host", {"smtpd": script}, {}))
+
+
+@pytest.mark.fault("H8")
+@pytest.mark.parametrize(
+    "name", ["relay-ctrl", "pbscheck", "hosts.allow", "greetdelay"]
+)
+def test_docs_name_programs_that_let_clients_relay(name: str) -> None:
+    docs = Path(__file__).parents[2] / "docs/relaying.md"
+    assert name in docs.read_text()
+
+
+@pytest.mark.fault("H6", "H10")
+@pytest.mark.parametrize(
+    "script",
+    [
+        'OPTS="-R -H -x /etc/a.cdb"\nexec tcpserver $OPTS 0 smtp qmail-smtpd\n',
+        'CMD="tcpserver -x /etc/a.cdb 0 smtp qmail-smtpd"\nexec $CMD\n',
+        "exec sslserver -seVn -Rp -Xx /etc/a.cdb :0 smtp qmail-smtpd\n",
+        "exec sslserver -n -V -x /etc/a.cdb 0 smtp qmail-smtpd\n",
+        "exec tcpserver -I eth0 -x /etc/a.cdb 0 smtp qmail-smtpd\n",
+    ],
+)
+def test_rules_among_other_options(script: str, tmp_path: Path) -> None:
+    rules = {"etc/a.cdb": {b"10.": RELAY}}
+    text = written(laid(tmp_path / "host", {"smtpd": script}, rules))
+    assert tomllib.loads(text)["listen"]["tcprules"] == "/etc/a.cdb"
