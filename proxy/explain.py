@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from proxy import assemble, obstacles
 from proxy.config import Config
-from proxy.relaying import ClientStep, standing
+from proxy.relaying import ClientStep, Relaying
 from proxy.rules.engine import Closable, Engine
 from proxy.rules.verdict import ANYBODY, Facts, Kind, Question, Verdict
 from proxy.smtp import replies
@@ -85,7 +85,8 @@ class Explainer:
         self._relayclient = asked.relayclient
         self._client_steps: tuple[ClientStep, ...] = ()
         if asked.relayclient is None:
-            self._relayclient, self._client_steps = standing(config, asked.client)
+            standing = Relaying(config).standing(asked.client)
+            self._relayclient, self._client_steps = standing
         self._runner: asyncio.Runner | None = None
 
     def __enter__(self) -> Explainer:

@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from typing import TextIO
 
-from proxy import __version__, assemble, certificates, obstacles, relaying
+from proxy import __version__, assemble, certificates, obstacles
 from proxy.certificates import TlsError
 from proxy.check.finding import NOTE
 from proxy.check.rules import check_rules
@@ -25,6 +25,7 @@ from proxy.look.host import Host, look
 from proxy.look.paper import storable
 from proxy.look.recipients import Proposal
 from proxy.look.write import Troubles, configuration
+from proxy.relaying import Relaying
 from proxy.rules.source import Context
 
 GOOD, NO_QMAIL, NOT_WRITTEN = 0, 1, 2
@@ -87,7 +88,7 @@ def tcprules_trouble(host: Host) -> str:
     """Why its file of tcprules cannot be asked, in words."""
     listen = Listen(tcprules=host.tcprules or None)
     config = Config(listen=listen, qmail=Qmail(root=host.root))
-    return obstacles.tcprules_trouble(config) or relaying.open_problem(config)
+    return obstacles.tcprules_trouble(config) or Relaying(config).open()
 
 
 def rule_trouble(host: Host, proposal: Proposal) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from proxy.backend.pool import Backend
 from proxy.backend.probe import Answer, Relaying, RelayProbe
+from proxy.relaying import OPEN_REMEDY, State
 
 FIRST_SECONDS = 2.0
 """After the start: qmail-smtpd may be started by the same hand, just now."""
@@ -35,19 +36,20 @@ class Interlock:
     """Asks at the start, every ``interval`` seconds (0: never), and after
     :meth:`configure`.
 
-    ``trusting``: there are clients that may relay, so that the backend has to
-    let us.  A line is logged when the state is another one than before.
+    ``relays`` tells, each time that there is an answer, who may relay through us.
+    A line is logged when the state is another one than before.
     """
 
     def __init__(
-        self, backend: Backend, say: Say, interval: float, *, trusting: bool
+        self, backend: Backend, say: Say, interval: float, relays: Callable[[], State]
     ) -> None:
         self._backend = backend
         self._say = say
         self._interval = interval
-        self._trusting = trusting
+        self._relays = relays
+        self._clients = State()
         self._answer = Answer(Relaying.UNKNOWN, "not asked yet")
-        self._said: tuple[Relaying, bool, str] | None = None
+        self._said: tuple[Relaying, State, str] | None = None
         self._probe: RelayProbe | None = None
         self._due = backend.now() + FIRST_SECONDS
 
@@ -71,7 +73,8 @@ class Interlock:
     def warning(self) -> str:
         """What is dangerous or useless as it is; ``""`` if nothing is."""
         level, text = self._words()
-        bad = level == "warning" and self._answer.relaying is not Relaying.UNKNOWN
+        known = self._answer.relaying is not Relaying.UNKNOWN
+        bad = level == "warning" and (known or bool(self._clients.open))
         return text if bad and self._interval else ""
 
     def tick(self) -> None:
@@ -79,11 +82,11 @@ class Interlock:
         if self._interval and self._probe is None and self._backend.now() >= self._due:
             self._probe = RelayProbe(self._backend, self._answered)
 
-    def configure(self, interval: float, *, trusting: bool) -> None:
+    def configure(self, interval: float, relays: Callable[[], State]) -> None:
         """Another configuration: ask again, and soon."""
         self.close()
         self._interval = interval
-        self._trusting = trusting
+        self._relays = relays
         self._due = self._backend.now()
 
     def close(self) -> None:
@@ -96,11 +99,12 @@ class Interlock:
     def _answered(self, answer: Answer) -> None:
         self._probe = None
         self._answer = answer
+        self._clients = self._relays()
         wait = self._interval
         if answer.relaying is Relaying.UNKNOWN:
             wait = min(wait, RETRY_SECONDS)
         self._due = self._backend.now() + wait
-        news = (answer.relaying, self._trusting, str(self._backend.settings))
+        news = (answer.relaying, self._clients, str(self._backend.settings))
         if news != self._said:
             self._said = news
             self._say(*self._words())
@@ -108,10 +112,14 @@ class Interlock:
     def _words(self) -> tuple[str, str]:
         """Level and text for the log."""
         relaying, why = self._answer
+        if self._clients.open:
+            return "warning", f"interlock: {self._clients.open} ({OPEN_REMEDY})"
+        # One that sees the client's address need not let ours.
+        needed = self._clients.needed and not self._backend.settings.per_client
         backend = f"interlock: the backend {self._backend.settings}"
         if relaying is Relaying.UNKNOWN:
             return "warning", f"{backend} could not be asked whether it relays: {why}"
-        if relaying is Relaying.RELAYS and self._trusting:
+        if relaying is Relaying.RELAYS and needed:
             return "info", (
                 f"{backend} relays for us, as clients that may relay need it ({why})"
             )
@@ -121,7 +129,7 @@ class Interlock:
                 " door keeps this host from being an open relay (take RELAYCLIENT for"
                 " the front door's address out of tcp.smtp)"
             )
-        if self._trusting:
+        if needed:
             return "warning", (
                 f"{backend} does not relay for us ({why}): clients that may relay"
                 " (relay.trusted, listen.tcprules) cannot send to other domains"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 
-from proxy import relaying
 from proxy.assemble import commands, control_value, tcprules
 from proxy.config import Config
 from proxy.process import capabilities
@@ -19,6 +18,7 @@ from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.host import QmailHost
 from proxy.qmail.percenthack import opened_domains
 from proxy.qmail.tcprules import TcpRulesError
+from proxy.relaying import OPEN_REMEDY, Relaying
 from proxy.rules.vpopmail import WANTS, usable
 
 _WARNINGS_MAX = 5
@@ -36,8 +36,8 @@ def start_problem(config: Config, host: QmailHost) -> str:
     if trouble := tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         return f"listen.tcprules: {trouble} ({remedy})"
-    if problem := relaying.open_problem(config):
-        return f"{problem} ({relaying.OPEN_REMEDY})"
+    if problem := Relaying(config).open():
+        return f"{problem} ({OPEN_REMEDY})"
     return relay_problem(config, host)
 
 

@@ -6,12 +6,14 @@ backend accepts by AUTH is known only once he has authenticated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from proxy import assemble
+from proxy.backend.client import Variables
 from proxy.config import Config
-from proxy.qmail.tcprules import TcpRulesError
+from proxy.front.admission import relayclient
+from proxy.qmail.tcprules import Ruling, TcpRules, TcpRulesError
 
 
 class ClientStep(NamedTuple):
@@ -36,73 +38,86 @@ class Standing(NamedTuple):
     steps: tuple[ClientStep, ...] = ()
 
 
-def standing(config: Config, client: str) -> Standing:
-    """What a session of ``client`` would begin with."""
-    relayclient: bytes | None = None
-    steps = []
-    network = assemble.trusted(config).network_of(client)
-    if network is not None:
-        relayclient = b""
-        text = f"{client} is in {network}: it may relay"
-        steps.append(ClientStep("relay.trusted", text))
-    if client and config.listen.tcprules is not None:
-        ruled, text = _ruled(config, client)
-        relayclient = relayclient if ruled is None else ruled
-        steps.append(ClientStep("listen.tcprules", text))
-    return Standing(relayclient, tuple(steps))
+class State(NamedTuple):
+    """``needed``: there are clients that may relay, so that the backend has to let
+    us; ``open``: why strangers may relay too, in words, ``""`` if they may not."""
+
+    needed: bool = False
+    open: str = ""
 
 
-def _ruled(config: Config, client: str) -> tuple[bytes | None, str]:
-    try:
-        ruling = assemble.tcprules(config).look(client)
-    except TcpRulesError as error:
-        return None, f"{error}: every client is told 421"
-    if ruling.rule is None:
-        return None, f"no rule for {client}"
-    rule = f"rule {ruling.rule.decode('latin-1')!r} for {client}"
-    if ruling.denied:
-        return None, f"{rule}: denied, it is told 554 and may say nothing"
-    names = ", ".join(name.decode("latin-1") for name, _ in ruling.variables)
-    relayclient = dict(ruling.variables).get(b"RELAYCLIENT")
-    may = "; it may relay" if relayclient is not None else ""
-    return relayclient, f"{rule} sets {names or 'nothing'}{may}"
+class Relaying:
+    """Who may relay by a configuration, and by its file of tcprules as it is now."""
 
+    def __init__(self, config: Config) -> None:
+        self._trusted = assemble.trusted(config)
+        self._networks = bool(config.relay.trusted)
+        self._meant = config.relay.everybody
+        named = config.listen.tcprules is not None
+        self._rules = assemble.tcprules(config) if named else None
 
-def anybody_trusted(config: Config) -> bool:
-    """Whether there is a client that may relay by his address, so that the backend
-    has to relay for us."""
-    if config.relay.trusted:
-        return True
-    if config.listen.tcprules is None:
-        return False
-    try:
-        return assemble.tcprules(config).names(b"RELAYCLIENT")
-    except TcpRulesError:
-        return True  # not to be told that nobody needs it
+    def standing(self, client: str) -> Standing:
+        """What a session of ``client`` would begin with."""
+        steps = []
+        network = self._trusted.network_of(client)
+        if network is not None:
+            text = f"{client} is in {network}: it may relay"
+            steps.append(ClientStep("relay.trusted", text))
+        variables: Variables = ()
+        if client and self._rules is not None:
+            variables, text = _ruled(self._rules, client)
+            steps.append(ClientStep("listen.tcprules", text))
+        return Standing(relayclient(network is not None, variables), tuple(steps))
 
+    def state(self) -> State:
+        """What holds for all clients."""
+        return State(self.needed(), self.open())
 
-def open_problem(config: Config) -> str:
-    """Why strangers may relay by their address, in words; ``""`` if they may not.
-
-    Addresses all over the Internet are asked about, not the one rule for all: a few
-    rules for large networks open as much.
-    """
-    if config.relay.everybody:
-        return ""
-    for family in (list(_strangers4()), list(_strangers6())):
+    def needed(self) -> bool:
+        """Whether any client may relay by its address.  Those who may by AUTH do not
+        count: their backend knows them."""
+        if self._networks or self._rules is None:
+            return self._networks
         try:
-            relaying = [one for one in family if _relays(config, one)]
+            return self._rules.names(b"RELAYCLIENT")
         except TcpRulesError:
-            return ""  # an error of its own
-        if 2 * len(relaying) > len(family):
-            keys = "listen.tcprules" if config.listen.tcprules else "relay.trusted"
-            rule = _everybody(config)
-            why = f" ({rule})" if rule else ""
-            return (
-                f"{keys}: {len(relaying)} of {len(family)} addresses all over the"
-                f" Internet may relay, {relaying[0]} for one: an open relay{why}"
-            )
-    return ""
+            return True  # so that nobody is told to take it away
+
+    def open(self) -> str:
+        """Why strangers may relay by their address, in words; ``""`` if they may not,
+        or if ``relay.everybody`` says that it is meant.
+
+        Addresses all over the Internet are asked about, not the one rule for all: a
+        few rules for large networks open as much.
+        """
+        if self._meant or not (self._networks or self._rules):
+            return ""
+        try:
+            for family in (_STRANGERS4, _STRANGERS6):
+                relaying = [one for one in family if self._relays(one)]
+                if 2 * len(relaying) > len(family):
+                    return self._words(relaying, len(family))
+        except TcpRulesError:
+            pass  # nobody gets in, which is an error of its own
+        return ""
+
+    def _relays(self, client: str) -> bool:
+        ruling = self._rules.look(client) if self._rules else Ruling()
+        if ruling.denied:
+            return False
+        trusted = client in self._trusted
+        return relayclient(trusted, ruling.variables) is not None
+
+    def _words(self, relaying: Sequence[str], asked: int) -> str:
+        key, why = "relay.trusted", ""
+        if self._rules is not None:
+            key = "listen.tcprules"
+            if b"RELAYCLIENT" in dict(self._rules.look("").variables):
+                why = " (its rule for everybody sets RELAYCLIENT)"
+        return (
+            f"{key}: {len(relaying)} of {asked} addresses all over the Internet may"
+            f" relay, {relaying[0]} for one: an open relay{why}"
+        )
 
 
 OPEN_REMEDY = (
@@ -111,31 +126,28 @@ OPEN_REMEDY = (
 )
 
 
-def _relays(config: Config, client: str) -> bool:
-    if assemble.trusted(config).network_of(client) is not None:
-        return True
-    if config.listen.tcprules is None:
-        return False
-    ruling = assemble.tcprules(config).look(client)
-    return not ruling.denied and b"RELAYCLIENT" in dict(ruling.variables)
+def _ruled(rules: TcpRules, client: str) -> tuple[Variables, str]:
+    try:
+        ruling = rules.look(client)
+    except TcpRulesError as error:
+        return (), f"{error}: every client is told 421"
+    if ruling.rule is None:
+        return (), f"no rule for {client}"
+    rule = f"rule {ruling.rule.decode('latin-1')!r} for {client}"
+    if ruling.denied:
+        return (), f"{rule}: denied, it is told 554 and may say nothing"
+    names = ", ".join(name.decode("latin-1") for name, _ in ruling.variables)
+    may = "; it may relay" if b"RELAYCLIENT" in dict(ruling.variables) else ""
+    return ruling.variables, f"{rule} sets {names or 'nothing'}{may}"
 
 
-def _everybody(config: Config) -> str:
-    if config.listen.tcprules is None:
-        return ""
-    ruling = assemble.tcprules(config).look("")
-    if b"RELAYCLIENT" in dict(ruling.variables):
-        return "its rule for everybody sets RELAYCLIENT"
-    return ""
-
-
-def _strangers4() -> Iterator[str]:
-    """One address of each /8 that is routed on the Internet."""
-    for first in range(1, 224):
-        if first not in (10, 100, 127, 169, 172, 192, 198, 203):
-            yield f"{first}.{first * 37 % 256}.{first * 91 % 256}.{first}"
-
-
-def _strangers6() -> Iterator[str]:
-    for first in (0x2001, 0x2400, 0x2404, 0x2600, 0x2620, 0x2800, 0x2A00, 0x2C0F):
-        yield f"{first:x}:{first * 37 % 65536:x}::{first:x}"
+# One address of each /8 that is routed on the Internet, and of large networks of IPv6.
+_STRANGERS4 = [
+    f"{first}.{first * 37 % 256}.{first * 91 % 256}.{first}"
+    for first in range(1, 224)
+    if first not in (10, 100, 127, 169, 172, 192, 198, 203)
+]
+_STRANGERS6 = [
+    f"{first:x}:{first * 37 % 65536:x}::{first:x}"
+    for first in (0x2001, 0x2400, 0x2404, 0x2600, 0x2620, 0x2800, 0x2A00, 0x2C0F)
+]

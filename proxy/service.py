@@ -39,7 +39,7 @@ from proxy.process import capabilities
 from proxy.process.notify import Tell
 from proxy.process.workers import Board
 from proxy.qmail.host import QmailHost
-from proxy.relaying import anybody_trusted
+from proxy.relaying import Relaying
 from proxy.rules.engine import Engine
 from proxy.showing import Showing, status_info
 from proxy.watch import Watch
@@ -196,8 +196,7 @@ class Service:
     def _start_interlock(self, watch: Watch) -> None:
         if self._first:
             relay = self.config.relay
-            trusting = anybody_trusted(self.config)
-            watch.ask(relay.interlock_interval, trusting=trusting)
+            watch.ask(relay.interlock_interval, Relaying(self.config).state)
             self.metrics.interlock = lambda: watch.interlock_state
 
     def _say_trouble(self, host: QmailHost) -> None:
@@ -277,8 +276,7 @@ class Service:
             return self._configuration
         door.configure(engine, assemble.hostname(config, host), settings)
         relay = config.relay
-        trusting = anybody_trusted(config)
-        watch.use(behind, relay.interlock_interval, trusting=trusting)
+        watch.use(behind, relay.interlock_interval, Relaying(config).state)
         kept = obstacles.restart_only(self.config, config)
         self.config = config
         self.metrics.reloaded(ok=True)

@@ -7,7 +7,7 @@ or asked (:mod:`proxy.interlock`).  Made by the service.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxy.backend.choice import Backends, Place
 from proxy.backend.offers import Offers
@@ -16,6 +16,7 @@ from proxy.backend.pool import Backend
 from proxy.backend.probe import Relaying
 from proxy.interlock import OFF, Interlock, Say
 from proxy.observe.metrics import BackendNumbers
+from proxy.relaying import State
 
 
 class Watch:
@@ -26,25 +27,23 @@ class Watch:
         self._backends = backends
         self._say = say
         self._down: set[Backend] = set()
-        self._asking: tuple[float, bool] | None = None
+        self._asking: tuple[float, Callable[[], State]] | None = None
         self._interlocks: dict[Backend, Interlock] = {}
         self._offers: list[Offers] = []
         self._hears: OffersSay | None = None
 
     # What happens.
 
-    def ask(self, interval: float, *, trusting: bool) -> None:
+    def ask(self, interval: float, relays: Callable[[], State]) -> None:
         """Have interlocks from now on, or other ones: see :class:`Interlock`."""
         before, self._interlocks = self._interlocks, {}
-        self._asking = (interval, trusting)
+        self._asking = (interval, relays)
         for backend in self._backends:
             interlock = before.pop(backend, None)
-            # Not where it sees the client's address, and not ours.
-            trusts = trusting and not backend.settings.per_client
             if interlock is None:
-                interlock = Interlock(backend, self._say, interval, trusting=trusts)
+                interlock = Interlock(backend, self._say, interval, relays)
             else:
-                interlock.configure(interval, trusting=trusts)
+                interlock.configure(interval, relays)
             self._interlocks[backend] = interlock
         for interlock in before.values():
             interlock.close()
@@ -57,13 +56,15 @@ class Watch:
         self._hears = say
         self._offers = [Offers(b, say) for b in self._backends.default.backends]
 
-    def use(self, places: Sequence[Place], interval: float, *, trusting: bool) -> None:
+    def use(
+        self, places: Sequence[Place], interval: float, relays: Callable[[], State]
+    ) -> None:
         """Another configuration from now on."""
         self._backends.use(places)
         self._down &= set(self._backends)
         self.learn(self._hears)
         if self._asking is not None:
-            self.ask(interval, trusting=trusting)
+            self.ask(interval, relays)
 
     def tick(self, *, serving: bool) -> None:
         """Ask who is to be asked, and say what is new; about once a second."""

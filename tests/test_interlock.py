@@ -14,6 +14,7 @@ from proxy.backend.probe import Relaying
 from proxy.backend.settings import BackendSettings
 from proxy.interlock import FIRST_SECONDS, OFF, RETRY_SECONDS, Interlock
 from proxy.observe.metrics import INTERLOCK_STATES
+from proxy.relaying import State
 from tests.support.backend import SILENT, FakeQmail
 
 REFUSAL = b"553 no\r\n"
@@ -56,7 +57,7 @@ async def watching(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "now", lambda: 0.0)
         interlock = Interlock(
-            backend, lambda *line: said.append(line), interval, trusting=trusting
+            backend, lambda *line: said.append(line), interval, lambda: State(trusting)
         )
         watched = Watched(interlock, fake, said=said)
         patch.setattr(backend, "now", lambda: watched.seconds)
@@ -174,11 +175,11 @@ async def test_another_configuration_asks_anew() -> None:
     async with watching(FakeQmail(), trusting=True) as watched:
         watched.pass_time(FIRST_SECONDS)
         await watched.becomes("relays")
-        watched.interlock.configure(300.0, trusting=False)
+        watched.interlock.configure(300.0, State)
         watched.interlock.tick()
         await watched.until(lambda: len(watched.said) == 2)
         assert [level for level, _ in watched.said] == ["info", "warning"]
-        watched.interlock.configure(0.0, trusting=False)
+        watched.interlock.configure(0.0, State)
         assert watched.interlock.state == OFF
 
 

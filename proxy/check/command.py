@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from proxy import assemble, obstacles, relaying
+from proxy import assemble, obstacles
 from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
 from proxy.check.history import check_history
 from proxy.check.host import HostFiles, check_host
@@ -32,6 +32,7 @@ from proxy.interfaces import interface_addresses
 from proxy.look.home import running_delivery
 from proxy.qmail.dotqmail import delivery_trouble
 from proxy.qmail.host import QmailHost
+from proxy.relaying import OPEN_REMEDY, Relaying
 from proxy.rules.source import Context
 
 GOOD, WRONG, BAD_CONFIG = 0, 1, 2
@@ -136,10 +137,10 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
     if trouble := obstacles.tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         yield settings.finding(ERROR, ("listen", "tcprules"), trouble, remedy)
-    if problem := relaying.open_problem(config):
+    if problem := Relaying(config).open():
         name, _, what = problem.partition(": ")
         key = ("listen" if name.startswith("listen") else "relay", name.split(".")[1])
-        yield settings.finding(ERROR, key, what, relaying.OPEN_REMEDY)
+        yield settings.finding(ERROR, key, what, OPEN_REMEDY)
     if config.status.address:
         status = read_address(config.status.address)
         if any(_meet(one, status, local) for one in listen):

@@ -20,7 +20,7 @@ from proxy.doctor.dialogue import PATIENCE, NoAnswer, patient, talking
 from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, several
 from proxy.interlock import Interlock
 from proxy.look.sockets import Listener, listeners
-from proxy.relaying import anybody_trusted
+from proxy.relaying import Relaying
 
 
 async def backends(config: Config, hostname: bytes) -> list[Result]:
@@ -76,9 +76,9 @@ async def _relaying(
         if not said.done():
             said.set_result((level, text))
 
-    trusting = anybody_trusted(config)
-    interlock = Interlock(backend, say, 1.0, trusting=trusting)
-    interlock.configure(1.0, trusting=trusting)
+    relays = Relaying(config).state
+    interlock = Interlock(backend, say, 1.0, relays)
+    interlock.configure(1.0, relays)
     interlock.tick()
     try:
         async with asyncio.timeout(2 * PATIENCE):

@@ -24,7 +24,7 @@ from proxy.front.trusted import Trusted
 from proxy.look.sockets import listeners
 from proxy.qmail.control import ControlError
 from proxy.qmail.errors import CannotTell, KernelError
-from proxy.relaying import standing
+from proxy.relaying import Relaying
 from proxy.rules.verdict import Kind
 from proxy.smtp.reply import Reply
 
@@ -127,8 +127,9 @@ def _a_stranger(config: Config, host: str, listening: str, own: list[str]) -> st
         candidates += [address for address in own if ":" not in address]
     elif listening == "::":
         candidates += [address for address in own if ":" in address]
+    relaying = Relaying(config)
     for candidate in candidates:
-        if standing(config, candidate).relayclient is None:
+        if relaying.standing(candidate).relayclient is None:
             return candidate
     return ""
 

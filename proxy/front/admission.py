@@ -31,10 +31,11 @@ class Admission(NamedTuple):
             return replies.DENIED
         return replies.SHUTTING_DOWN
 
-    @property
-    def relayclient(self) -> bytes | None:
-        """RELAYCLIENT's value; ``None`` if it is not set."""
-        return dict(self.variables).get(b"RELAYCLIENT")
+
+def relayclient(trusted: bool, variables: Variables) -> bytes | None:
+    """RELAYCLIENT (qmail-smtpd(8)): as tcprules set it, else empty for a client in
+    ``relay.trusted``, else not set."""
+    return dict(variables).get(b"RELAYCLIENT", b"" if trusted else None)
 
 
 DENIED, UNREADABLE = "tcprules_deny", "tcprules_unreadable"

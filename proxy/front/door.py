@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.backend.choice import Backends
-from proxy.front.admission import Admit
+from proxy.backend.client import Variables
+from proxy.front.admission import Admit, relayclient
 from proxy.front.client import client_key, client_number
 from proxy.front.common import DELIVERED, GUESSED, Column
 from proxy.front.harvest import REFUSE, Harvest, HarvestSettings
@@ -263,11 +264,10 @@ class Door:
         if news and self._common is not None:
             self._common.tell(number, DELIVERED)
 
-    def relayclient(self, client: str) -> bytes | None:
-        """RELAYCLIENT, as tcprules would set it for ``client`` (qmail-smtpd.8):
-        empty, so that nothing is appended to addresses, or not set."""
+    def relayclient(self, client: str, variables: Variables) -> bytes | None:
+        """Whether ``client`` may relay: see :func:`admission.relayclient`."""
         trusted = self.settings.trusted
-        return b"" if trusted and client in trusted else None
+        return relayclient(bool(trusted and client in trusted), variables)
 
     def turn_away(self, session: Session, client: str, why: str) -> None:
         """A session that was let in is not wanted after all."""

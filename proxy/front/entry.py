@@ -41,10 +41,10 @@ def enter(
     if refusal is not None:
         turn_away(session, refusal)
         return
-    session._relayclient = door.relayclient(client)
     admit = door.settings.admit
     if admit is not None and not _admitted(session, admit(client)):
         return
+    session._relayclient = door.relayclient(client, session._variables)
     if not known:  # whatever the proxy itself may
         session._relayclient = None
         session._variables = without_relayclient(session._variables)
@@ -84,9 +84,6 @@ def _admitted(session: Session, admission: Admission) -> bool:
     session._variables = admission.variables
     if admission.databytes is not None:
         _bound(session, admission.databytes)
-    relayclient = admission.relayclient
-    if relayclient is not None:
-        session._relayclient = relayclient
     return True
 
 

@@ -19,6 +19,7 @@ _UINT32 = 0xFFFFFFFF
 # one could send us through the whole file.
 _PROBES_MAX = 10_000
 _DATA_MAX = 1 << 20
+_BLOCK = 1 << 16
 
 
 class CdbError(Exception):
@@ -77,13 +78,21 @@ def cdb_records(file: RandomAccess) -> Iterator[tuple[bytes, bytes]]:
     table (cdb(5)).  For small files; raises as :func:`cdb_get` does."""
     head = _read(file, 2048, 0)
     at, end = 2048, min(_PAIR.unpack_from(head, 8 * n)[0] for n in range(256))
+    block, start = b"", at
     while at < end:
-        key_length, data_length = _PAIR.unpack(_read(file, 8, at))
-        if key_length + data_length > _DATA_MAX:
+        if at + 8 > start + len(block):
+            block, start = file.pread(_BLOCK, at), at
+        if len(block) < at - start + 8:
+            raise CdbError("the file is truncated")
+        key_length, data_length = _PAIR.unpack_from(block, at - start)
+        at, size = at + 8, key_length + data_length
+        if size > _DATA_MAX:
             raise CdbError("a record is longer than 1 MiB")
-        record = _read(file, key_length + data_length, at + 8)
+        if at + size > start + len(block):
+            block, start = _read(file, size, at) + file.pread(_BLOCK, at + size), at
+        record = block[at - start : at - start + size]
         yield record[:key_length], record[key_length:]
-        at += 8 + len(record)
+        at += size
 
 
 def _seek(file: RandomAccess, key: bytes, h: int) -> tuple[int, int] | None:

@@ -11,13 +11,14 @@ Nobody is asked for the client's name or for TCPREMOTEINFO, so the rules for
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from proxy.qmail.cache import FileCache
-from proxy.qmail.cdb import CdbError, cdb_get, cdb_records
+from proxy.qmail.cdb import CdbError, cdb_get, cdb_records, prefix_hashes
 from proxy.qmail.errors import CannotTell, KernelError
-from proxy.qmail.view import FileView
+from proxy.qmail.view import FileView, OpenFile
 from proxy.qmail.walk import SUPERUSER, Walker
 
 
@@ -47,6 +48,7 @@ class TcpRules:
         self._view = view
         self._path = path
         self._cache = FileCache(entries=1)
+        self._named: tuple[OpenFile | None, bytes, bool] = (None, b"", False)
 
     def look(self, client: str) -> Ruling:
         """What the file says of the client's address; raises
@@ -55,7 +57,7 @@ class TcpRules:
             # The way there is walked anew, so that a change counts at once.
             walker = Walker(self._view, SUPERUSER)
             file = self._cache.opened(walker, walker.readable(self._path))
-            for key in keys(client):
+            for key in keys(client, _slots(file)):
                 data = cdb_get(file, key)
                 if data is not None:
                     return _ruling(key, data)
@@ -68,14 +70,14 @@ class TcpRules:
 
     def names(self, variable: bytes) -> bool:
         """Whether any rule sets ``variable`` and lets the client in; raises
-        :class:`TcpRulesError`.  Reads the whole file."""
+        :class:`TcpRulesError`.  Reads the whole file when it is another one."""
         try:
             walker = Walker(self._view, SUPERUSER)
             file = self._cache.opened(walker, walker.readable(self._path))
-            return any(
-                not ruling.denied and variable in dict(ruling.variables)
-                for ruling in (_ruling(key, data) for key, data in cdb_records(file))
-            )
+            if self._named[0] is not file or self._named[1] != variable:
+                found = any(_sets(data, variable) for _, data in cdb_records(file))
+                self._named = (file, variable, found)
+            return self._named[2]
         except CannotTell as error:
             raise TcpRulesError(str(error)) from error
         except (CdbError, KernelError, OSError) as error:
@@ -83,12 +85,14 @@ class TcpRules:
             raise TcpRulesError(f"{path}: {error}") from error
 
 
-def keys(client: str) -> Iterator[bytes]:
+def keys(client: str, slots: Sequence[int] = ()) -> Iterator[bytes]:
     """What is looked up, in this order: the address, what of it ends with a
     dot (in IPv6 a colon) from the longest, networks, the empty key.
 
     The whole IPv6 address and the networks are those of ucspi-tcp6 and ucspi-ssl
     (rules.c).  No other tcprules writes such keys, so one order serves all files.
+    With ``slots``, the lengths of a file's 256 tables, networks are left out whose
+    table is empty.
     """
     address = shown_address(client)
     if address:
@@ -99,30 +103,37 @@ def keys(client: str) -> Iterator[bytes]:
         if address[length - 1] in b".:":
             yield address[:length]
     if address:
-        yield from _networks(address.decode())
+        longest = _network(address.decode())
+        hashes = prefix_hashes(longest)
+        # A network of one bit is never looked up.
+        for length in range(len(longest), 2, -1):
+            if not slots or slots[hashes[length] & 255]:
+                yield longest[:length]
     yield b""
 
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz123456"
 
 
-def _networks(address: str) -> Iterator[bytes]:
-    """Bits from the longest network on, as ip4_bitstring and ip6_bitstring of
-    ucspi-tcp6 write them: a 0 is "0", a 1 is a letter, by its place in IPv4, by its
-    number among the ones in IPv6.  A network of one bit is never looked up."""
+def _network(address: str) -> bytes:
+    """All bits of an address, as ip4_bitstring and ip6_bitstring of ucspi-tcp6 write
+    them: a 0 is "0", a 1 is a letter, by its place in IPv4, by its number among the
+    ones in IPv6.  Less of it is the key of a network."""
     ip = ipaddress.ip_address(address)
-    size = ip.max_prefixlen
-    marked, ones = bytearray(b"_" if ip.version == 4 else b"^"), 0
-    for place in range(size):
-        if not int(ip) >> (size - 1 - place) & 1:
-            marked += b"0"
-        elif ip.version == 4:
-            marked.append(_LETTERS[place])
-        else:
-            marked.append(96 + ones)
-            ones += 1
-    for length in range(size, 1, -1):
-        yield bytes(marked[: 1 + length])
+    if ip.version == 4:
+        digits = zip(f"{int(ip):032b}", _LETTERS, strict=True)
+        return b"_" + bytes(48 if bit == "0" else letter for bit, letter in digits)
+    ones = iter(range(96, 256))
+    return b"^" + bytes(48 if b == "0" else next(ones) for b in f"{int(ip):0128b}")
+
+
+_HEAD = struct.Struct("<512I")
+
+
+def _slots(file: OpenFile) -> Sequence[int]:
+    """How long the tables of a cdb are; empty if its head is cut off."""
+    head = file.pread(_HEAD.size, 0)
+    return _HEAD.unpack(head)[1::2] if len(head) == _HEAD.size else ()
 
 
 def shown_address(client: str) -> bytes:
@@ -135,6 +146,14 @@ def shown_address(client: str) -> bytes:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return str(address).encode()
+
+
+def _sets(data: bytes, variable: bytes) -> bool:
+    """Whether a record lets the client in, with ``variable``."""
+    if b"+" + variable + b"=" not in data:
+        return False
+    ruling = _ruling(b"", data)
+    return not ruling.denied and variable in dict(ruling.variables)
 
 
 def _ruling(key: bytes, data: bytes) -> Ruling:

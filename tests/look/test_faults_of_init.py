@@ -17,7 +17,7 @@ from proxy.config import Config, load
 from proxy.look.home import running_delivery
 from proxy.look.host import Host, _running
 from proxy.look.write import Troubles, configuration
-from proxy.relaying import anybody_trusted, standing
+from proxy.relaying import Relaying
 from tests.support.cdbmake import make_cdb
 from tests.support.old_hosts import finish, write
 
@@ -95,7 +95,7 @@ def test_rules_of_one_listener_are_not_used_for_another(
     assert "tcprules" not in tomllib.loads(text)["listen"]
     assert '# tcprules = "/etc/int.cdb"' in text
     assert "do not have the same rules" in text
-    assert standing(loaded(text, tmp_path), STRANGER).relayclient is None
+    assert Relaying(loaded(text, tmp_path)).standing(STRANGER).relayclient is None
 
 
 @pytest.mark.fault("H1")
@@ -248,7 +248,7 @@ def test_clients_that_may_relay_by_tcprules_count(
 ) -> None:
     runs = {"smtpd": listener("0", "/etc/tcp.smtp.cdb")}
     root = laid(tmp_path / "host", runs, {"etc/tcp.smtp.cdb": records})
-    assert anybody_trusted(loaded(written(root), tmp_path)) is trusting
+    assert Relaying(loaded(written(root), tmp_path)).needed() is trusting
 
 
 KEYS = st.sampled_from(
@@ -287,8 +287,9 @@ def test_nobody_relays_whom_the_host_did_not_let(
     config = loaded(text, directory)
     assert "default_delivery" not in tomllib.loads(text)["qmail"]
     assert errors(config) == []
+    relaying = Relaying(config)
     for client in CLIENTS:
-        ours = standing(config, client).relayclient is not None
+        ours = relaying.standing(client).relayclient is not None
         by_all = [name in files and _lets(files[name], client) for name in names]
         if ours:
             assert names
