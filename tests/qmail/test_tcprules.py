@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -187,3 +188,60 @@ def test_whether_any_rule_sets_a_variable(tmp_path: Path) -> None:
     assert made(tmp_path / "a.cdb", list(SIX.items())).names(b"RELAYCLIENT")
     denied = [(b"1.", b"D\0+RELAYCLIENT=\0"), (b"", b"+RELAYCLIENTS=\0")]
     assert not made(tmp_path / "b.cdb", denied).names(b"RELAYCLIENT")
+
+
+RECORDED = json.loads(
+    (Path(__file__).parent.parent / "data/tcprules6.json").read_text()
+)
+"""Rules, what tcprules of ucspi-tcp6 1.11.4 made of them, and which rule (by the
+variable N; "deny" for a denial) its tcprulescheck found for each address."""
+
+
+@pytest.mark.fault("H3")
+@pytest.mark.parametrize("number", range(len(RECORDED)))
+def test_as_tcprulescheck_of_ucspi_tcp6_said(tmp_path: Path, number: int) -> None:
+    recorded = RECORDED[number]
+    records = [
+        (key.encode("latin-1"), data.encode("latin-1"))
+        for key, data in recorded["records"]
+    ]
+    rules = made(tmp_path / "six.cdb", records)
+    for address, said in recorded["answers"].items():
+        ruling = rules.look(address)
+        found = dict(ruling.variables).get(b"N", b"").decode()
+        assert ("deny" if ruling.denied else found) == said, address
+
+
+@pytest.mark.fault("H3")
+@pytest.mark.parametrize("seed", range(6))
+def test_random_rules_as_tcprulescheck_says(tmp_path: Path, seed: int) -> None:
+    for tool in ("tcprules", "tcprulescheck"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed: apt-get install ucspi-tcp")
+    chance = random.Random(seed)
+    numbers = (0, 1, 10, 12, 99, 192, 255)
+
+    def address() -> list[str]:
+        return [str(chance.choice(numbers)) for _ in range(4)]
+
+    lines, clients = [], []
+    for number in range(20):
+        parts = address()
+        kept = chance.randrange(5)
+        who = ".".join(parts[:kept]) + ("." if 0 < kept < 4 else "")
+        if kept in (1, 2, 3) and chance.random() < 0.3:
+            who = who.rstrip(".") + f"-{int(parts[kept - 1]) + 3}."
+        if chance.random() < 0.1:
+            who = chance.choice(["10.0.0.0/8", "=a.test", "i@1.1.1.1"])
+        allow = chance.choice(["allow", "allow", "deny"])
+        lines.append(f'{who}:{allow},N="{number}"\n')
+        clients += [".".join([*parts[:kept], *address()][:4]), ".".join(address())]
+    path = tmp_path / "tcp.cdb"
+    command = ["tcprules", str(path), str(tmp_path / "new")]
+    subprocess.run(command, input="".join(lines).encode(), check=True, timeout=60)
+    rules = TcpRules(DirectoryView(b""), str(path).encode())
+    for client in clients:
+        ruling = rules.look(client)
+        if ruling.denied:
+            ruling = ruling._replace(variables=())
+        assert ruling == checked(path, client), (client, lines)
