@@ -7,19 +7,20 @@ by ``command``.
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from dataclasses import astuple
+from typing import Any
 
 from proxy import assemble
 from proxy.check.finding import ERROR, NOTE, WARNING, Finding, Settings
-from proxy.config import Config
+from proxy.config import Config, Problem
 from proxy.process import privileges
 from proxy.process.privileges import PrivilegeError
 
-T = TypeVar("T")
+_ANSWER_MAX = 1 << 24
 
 
 def as_run_user(
@@ -37,16 +38,18 @@ def as_run_user(
     except PrivilegeError as error:
         return [_refusal(settings, error), *look()]
     try:
-        return in_a_child(lambda: _seen(config, settings, look))
+        told = in_a_child(lambda: _rows(config, settings, look))
+        return [_told(row) for row in told]
     except ChildProcessError:
         what = "what that user sees could not be found out"
         return [_finding(settings, ERROR, what), *look()]
 
 
-def in_a_child(ask: Callable[[], T]) -> T:
+def in_a_child(ask: Callable[[], object]) -> Any:
     """``ask()`` in a process of its own, which may give rights up to do so.
 
-    The answer must be one for ``pickle``.  Raises :class:`ChildProcessError` if
+    The answer comes as JSON, which cannot make the reader, who may be root, do
+    anything; what it says is not to be trusted.  Raises :class:`ChildProcessError` if
     there is none.
     """
     reading, writing = os.pipe()
@@ -58,17 +61,49 @@ def in_a_child(ask: Callable[[], T]) -> T:
         status = 1
         try:
             with os.fdopen(writing, "wb") as output:
-                pickle.dump(ask(), output)
+                output.write(json.dumps(ask()).encode())
             status = 0
         finally:
             os._exit(status)
     os.close(writing)
     with os.fdopen(reading, "rb") as answer:
-        data = answer.read()
-    if os.waitpid(child, 0)[1] or not data:
+        data = answer.read(_ANSWER_MAX + 1)
+    if os.waitpid(child, 0)[1] or len(data) > _ANSWER_MAX:
         raise ChildProcessError("it ended without an answer")
-    told: T = pickle.loads(data)
-    return told
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ChildProcessError("what it says is no JSON") from error
+
+
+def texts(row: object, count: int) -> list[str]:
+    """A row of so many texts, out of what a child says; raises
+    :class:`ChildProcessError`."""
+    if not isinstance(row, list) or len(row) != count:
+        raise ChildProcessError("what it says is no answer")
+    if not all(isinstance(text, str) for text in row):
+        raise ChildProcessError("what it says is no answer")
+    return row
+
+
+def _rows(
+    config: Config, settings: Settings, look: Callable[[], list[Finding]]
+) -> list[list[object]]:
+    found = _seen(config, settings, look)
+    return [[each.level, *astuple(each.problem)] for each in found]
+
+
+def _told(row: object) -> Finding:
+    """What a row says, which a child without rights has sent."""
+    if not isinstance(row, list):
+        raise ChildProcessError("what it says is no finding")
+    level, where, key, value, what, remedy = texts(row[:-2], 6)
+    line, column = row[-2:]
+    if level not in (ERROR, WARNING, NOTE) or type(line) is not int:
+        raise ChildProcessError("what it says is no finding")
+    if type(column) is not int:
+        raise ChildProcessError("what it says is no finding")
+    return Finding(level, Problem(where, key, value, what, remedy, line, column))
 
 
 def _seen(

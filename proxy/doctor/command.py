@@ -15,7 +15,7 @@ from pathlib import Path
 from proxy import assemble
 from proxy.check import command as check
 from proxy.check.finding import ERROR, WARNING, Finding
-from proxy.check.process import in_a_child
+from proxy.check.process import in_a_child, texts
 from proxy.config import Config, ConfigError, load
 from proxy.doctor import backend, front, machine, names, show
 from proxy.doctor.reading import reading
@@ -86,18 +86,26 @@ def _of_check(findings: list[Finding]) -> Iterator[Result]:
         yield Result(GREEN, "configuration", "check finds nothing wrong")
 
 
+def _told(row: object) -> Result:
+    """What a row says, which a child without rights has sent."""
+    level, *words = texts(row, 4)
+    if level not in (GREEN, GREY, YELLOW, RED):
+        raise ChildProcessError("what it says is no result")
+    return Result(level, *words)
+
+
 def _as_the_service(config: Config, ask: Callable[[], list[Result]]) -> list[Result]:
     """``ask()`` as the user that ``serve`` becomes."""
     if not privileges.is_root() or config.process.allow_root:
         return ask()
 
-    def as_that_user() -> list[Result]:
+    def as_that_user() -> list[list[str]]:
         privileges.settle(config.process, assemble.needs(config))
-        return ask()
+        return [list(result) for result in ask()]
 
     try:
         privileges.run_user(config.process)
-        return in_a_child(as_that_user)
+        return [_told(row) for row in in_a_child(as_that_user)]
     except (PrivilegeError, ChildProcessError):
         what = "files, backend and front door could not be asked as the run user"
         return [Result(GREY, "run user", what, "mend what check says first")]

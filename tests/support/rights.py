@@ -29,4 +29,5 @@ def with_the_right_to_read(ask: Callable[[], T]) -> T:
         privileges.settle(process)
         return ask()
 
-    return in_a_child(without_rights)
+    told: T = in_a_child(without_rights)
+    return told
