@@ -10,6 +10,11 @@ driver itself: so an answer costs hardly more than its round trip.  Each stateme
 a transaction of its own, so nothing is to be undone between two questions.  What is
 given up on leaves a connection in doubt; that is closed, and never asked again.
 
+A pooler such as PgBouncer may give each statement another connection to the server.
+Prepared statements are lost by that, and asyncpg's usual names for them would be
+another client's statements there.  So ours are named as nobody else's, and once one is
+missing, nothing is prepared beforehand any more.
+
 Queries are reads, so one that a connection died on is asked again, once, on a
 new connection: a server that was restarted costs no recipient a deferral.
 """
@@ -31,7 +36,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from proxy.rules.drivers import DRIVERS, Driver, Rows
+from proxy.rules.drivers import DRIVERS, Driver, Rows, prepared
 from proxy.rules.source import SourceDown
 
 # What "no such table" and "no such column" are: SQLSTATE of PostgreSQL, error
@@ -43,6 +48,9 @@ _NO_TABLE_TEXTS = ("no such table", "no such column")
 # A value has characters that a column or the whole database cannot hold.
 _NOT_HELD_STATES = frozenset({"22P05", "22021"})
 _NOT_HELD_NUMBERS = frozenset({1267, 1270, 1271})
+
+# A prepared statement is not there, or one of its name is already.
+_POOLED_STATES = frozenset({"26000", "42P05"})
 
 _WHY_MAX = 200
 
@@ -65,11 +73,12 @@ _File = tuple[int, int]
 
 class _Held(NamedTuple):
     """A connection: SQLAlchemy's, which closes it, and the driver's own; with SQLite,
-    which file it is to."""
+    which file it is to.  ``prepares``: it keeps prepared statements."""
 
     whole: AsyncConnection
     own: Any
     file: _File | None
+    prepares: bool
 
 
 class _Statement(NamedTuple):
@@ -106,7 +115,10 @@ class Database:
         self.shown = url.set(query={}).render_as_string(hide_password=True)
         is_file = url.drivername == DRIVERS["sqlite"].name
         self._path = url.database if is_file else None
-        self._engine = self._make_engine(url, dict(connect_args or {}))
+        self._url = url
+        self._connect_args = dict(connect_args or {})
+        self._prepares = True
+        self._engine = self._make_engine()
         self._in_words = lru_cache(maxsize=256)(self._compiled)
         # A place is held by each question, and by a connection that is being closed
         # in its stead; the free connections fill places that nobody holds.
@@ -115,10 +127,12 @@ class Database:
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def _make_engine(self, url: URL, connect_args: dict[str, object]) -> AsyncEngine:
-        limits = self.limits
+    def _make_engine(self) -> AsyncEngine:
+        limits, url = self.limits, self._url
+        connect_args = dict(self._connect_args)
         if url.drivername == DRIVERS["postgresql"].name:
             connect_args.setdefault("timeout", limits.connect_timeout)
+            connect_args.update(prepared(kept=self._prepares))
         elif url.drivername == DRIVERS["mysql"].name:
             # The driver wants whole seconds.
             connect_args.setdefault("connect_timeout", int(limits.connect_timeout) + 1)
@@ -198,7 +212,8 @@ class Database:
         # Drivers raise what they like; whatever it is, there is no answer.
         except Exception as error:
             why = self._why(error)
-            if not self._driver.answered(held.own, error):
+            pooled = self._pooled(error)
+            if pooled or not self._driver.answered(held.own, error):
                 self._put_away(held, self._places)
                 raise _Lost(why) from None
             self._give_back(held)
@@ -208,6 +223,17 @@ class Database:
             raise
         self._give_back(held)
         return found
+
+    def _pooled(self, error: Exception) -> bool:
+        """Whether a pooler stands before the server; from then on, nothing is
+        prepared."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if getattr(cause, "sqlstate", None) not in _POOLED_STATES:
+            return False
+        if self._prepares:
+            self._prepares = False
+            self._engine = self._make_engine()
+        return True
 
     def _look(self) -> None:
         """Ask no file that another one was put in the place of, or that is gone."""
@@ -227,7 +253,7 @@ class Database:
         return found.st_dev, found.st_ino
 
     def _give_back(self, held: _Held) -> None:
-        if self._closed:
+        if self._closed or held.prepares != self._prepares:
             self._put_away(held, self._places)
         else:
             self._free.append(held)
@@ -249,13 +275,15 @@ class Database:
             return connecting.result()
         except Exception as error:
             self._places.release()
-            raise SourceDown(self._why(error)) from None
+            why = self._why(error)
+            raise (_Lost if self._pooled(error) else SourceDown)(why) from None
 
     async def _connected(self) -> _Held:
+        prepares = self._prepares
         file = self._file()  # rather an older one than a newer one
         whole = await self._engine.connect()
         raw = await whole.get_raw_connection()
-        return _Held(whole, raw.driver_connection, file)
+        return _Held(whole, raw.driver_connection, file, prepares)
 
     async def _unwanted(self, connecting: asyncio.Task[_Held]) -> None:
         """Who wanted it has gone; somebody else may have it."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 Row = Sequence[Any]
 
@@ -52,6 +53,27 @@ async def _run_asyncpg(
         return Rows((), []) if row is None else Rows(tuple(row.keys()), [row])
     found = await connection.fetch(text, *values)
     return Rows(tuple(found[0].keys()) if found else (), found)
+
+
+def prepared(*, kept: bool) -> dict[str, object]:
+    """What asyncpg and SQLAlchemy are told about prepared statements: kept by names
+    that no other client of the same server has, or not at all."""
+    from asyncpg import Connection
+
+    class Named(Connection):  # type: ignore[misc]
+        """Whose statements are not called ``__asyncpg_stmt_1__``."""
+
+        def _get_unique_id(self, prefix: str) -> str:
+            return f"backstop_{prefix}_{uuid4().hex}"
+
+    if kept:
+        return {"connection_class": Named}
+    return {
+        "connection_class": Named,
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": str,  # "": the one without a name
+    }
 
 
 def _answered_asyncpg(connection: Any, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -18,6 +19,7 @@ from tests.support.asked import AskedRule
 from tests.support.mariadb import PASSWORD as MARIA_PASSWORD
 from tests.support.mariadb import MariaDB
 from tests.support.postgres import NAME, PASSWORD, USER, Postgres
+from tests.support.rights import let_all_enter, with_the_right_to_read
 
 QUERY = "SELECT 1 FROM people WHERE address = :address"
 
@@ -599,3 +601,37 @@ async def test_probe_finds_what_is_wrong(server: Server, make: MakeRule) -> None
     tables = {"query": None, "ready": "vpopmail-domain-tables"}
     assert await probed(make(server, **tables)) == ""
     assert await probed(make(server, domains=["a.test"], **tables)) != ""
+
+
+@pytest.mark.fault("R7")
+def test_wal_without_a_writer(tmp_path: Path) -> None:
+    """As docs/rules.md says of SQLite's WAL mode."""
+    path = tmp_path / "mail.db"
+    file = Sqlite(path)
+    file.sql("PRAGMA journal_mode=WAL;" + PEOPLE)
+    let_all_enter(tmp_path)
+    tmp_path.chmod(0o555)
+
+    def ask() -> str:
+        async def once() -> str:
+            rule = AskedRule(type="sql", url=f"sqlite:///{path}", query=QUERY)
+            says = await rule.says("bob@example.test")
+            await rule.close()
+            return says
+
+        return asyncio.run(once())
+
+    def as_the_service() -> str:
+        return with_the_right_to_read(ask) if os.geteuid() == 0 else ask()
+
+    assert as_the_service() == "defer"
+    tmp_path.chmod(0o755)
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("SELECT * FROM people").fetchall()
+        tmp_path.chmod(0o555)
+        assert as_the_service() == "accept"
+        tmp_path.chmod(0o755)
+    file.sql("PRAGMA journal_mode=DELETE")
+    tmp_path.chmod(0o555)
+    assert as_the_service() == "accept"
+    tmp_path.chmod(0o755)

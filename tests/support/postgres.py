@@ -15,7 +15,7 @@ USER, PASSWORD, NAME = "vpopmail", 'it\'s a "secret"', "vpopmail"
 STRICT = "strict"
 
 # Where Debian keeps the server's programs.
-_PLACES = [f"/usr/lib/postgresql/{number}/bin" for number in range(20, 12, -1)]
+PLACES = [f"/usr/lib/postgresql/{number}/bin" for number in range(20, 12, -1)]
 
 
 class Postgres(Daemon):
@@ -30,7 +30,7 @@ class Postgres(Daemon):
         self.port = own_port() if network else 0
         self.encrypts = network
         programs = ["initdb", "postgres", "pg_isready", "psql"]
-        self._programs = {each: wanted(each, *_PLACES) for each in programs}
+        self._programs = {each: wanted(each, *PLACES) for each in programs}
         super().__init__("postgres")
         data = self.directory / "data"
         words = self.directory / "words"
