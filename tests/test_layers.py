@@ -62,6 +62,7 @@ LIBRARIES = {
     },
     "sqlalchemy": {"rules.database"},
     "asyncmy": {"rules.drivers"},
+    "asyncpg": {"rules.drivers"},
     "dns": {"doctor.names"},
     "uvloop": {"process.loops"},
     "compression": {"report.sources"},  # the standard library's, from 3.14 on
