@@ -160,6 +160,26 @@ async def test_it_asks_once_at_a_time() -> None:
         assert watched.fake.connections == 1
 
 
+@pytest.mark.fault("H2", "H5")
+async def test_who_may_relay_is_asked_each_time() -> None:
+    states = [
+        State(needed=True),
+        State(),
+        State(needed=True, open="tcp: an open relay"),
+    ]
+    now = iter(states)
+    async with watching(FakeQmail()) as watched:
+        watched.interlock.configure(100.0, lambda: next(now))
+        watched.pass_time(0.0)
+        for count, level in enumerate(("info", "warning", "warning"), start=1):
+            await watched.until(lambda count=count: len(watched.said) == count)
+            assert watched.said[-1][0] == level
+            if count < len(states):
+                watched.pass_time(100.0)
+        assert "an open relay" in watched.said[-1][1]
+        assert "relay.everybody" in watched.interlock.warning
+
+
 async def test_off() -> None:
     async with watching(FakeQmail(), interval=0.0) as watched:
         for _ in range(5):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -53,8 +53,11 @@ def find_domains(tree: Tree, home: str) -> Domains:
     """Look at every virtual domain, and at ``~alias``."""
     seen = Domains()
     homes = _Homes(tree, home)
-    examples: dict[str, list[Found]] = {}
+    examples: dict[tuple[str, str], list[Found]] = {}
     looked: dict[str, None] = {}
+    # The files that are named of each kind, and how many domains have others.
+    shown: defaultdict[str, list[str]] = defaultdict(list)
+    left: Counter[str] = Counter()
     entries = list(tree.lines(f"{home}/control/virtualdomains"))
     for number, line in entries[:_DOMAINS_MAX]:
         domain, _, prepend = line.partition(":")
@@ -65,13 +68,22 @@ def find_domains(tree: Tree, home: str) -> Domains:
         kind, found = _default(tree, place)
         seen.kinds[kind] += 1
         where = found or Found("", f"{home}/control/virtualdomains", number)
-        examples.setdefault(kind, []).append(where._replace(detail=domain))
-    for kind, alike in examples.items():
+        if where.path not in shown[kind]:
+            if len(shown[kind]) == _SHOWN:
+                left[kind] += 1
+                continue
+            shown[kind].append(where.path)
+        alike = examples.setdefault((kind, where.path), [])
+        alike.append(where._replace(detail=domain))
+    for (kind, _), alike in examples.items():
         first = alike[0]
         names = ", ".join(each.detail for each in alike[:_SHOWN])
         more = f" and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
         what = f"domains: {kind}"
         seen.found.append(Found(what, first.path, first.line, names + more))
+    for kind, count in left.items():
+        path = f"{home}/control/virtualdomains"
+        seen.found.append(Found(f"domains: {kind}", path, 0, f"{count} more"))
     if len(entries) > _DOMAINS_MAX:
         path = f"{home}/control/virtualdomains"
         cut = f"only the first {_DOMAINS_MAX} domains were looked into"

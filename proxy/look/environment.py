@@ -72,5 +72,5 @@ def _directories(tree: Tree, path: str) -> Iterator[Found]:
         for name in tree.names(posixpath.normpath(directory)):
             file = posixpath.normpath(f"{directory}/{name}")
             value = tree.line(file)
-            if value and len(value) <= _VALUES_MAX:
+            if tree.text(file) and len(value) <= _VALUES_MAX:
                 yield Found(name, file, 1, value)

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from proxy.look.script import commands, line_with
+from proxy.look.script import Command, line_with
 from proxy.look.sockets import processes, words
 from proxy.look.tree import Found, Tree
+from proxy.qmail.dotqmail import delivery_trouble
 from proxy.qmail.passwd import Table, account
 
 USUAL = "/var/qmail"
@@ -76,16 +77,22 @@ def control_files(tree: Tree, home: str) -> Iterator[Found]:
             yield Found(f"control/{name}", path)
 
 
-def default_delivery(tree: Tree, scripts: Iterable[str]) -> Delivery | None:
-    """What a missing .qmail means: the word behind qmail-start in the first of
-    ``scripts`` that starts it."""
-    for path in scripts:
-        for command in commands(tree, path):
-            at = command.at("qmail-start")
-            if 0 <= at < len(command.words) - 1:
-                line = line_with(tree, command, "qmail-start")
-                return _delivery("qmail-start", command.words[at + 1], path, line)
-    return None
+def default_delivery(tree: Tree, started: Iterable[Command]) -> Delivery | None:
+    """What a missing .qmail means: the word behind qmail-start in the first command
+    that has a good one there; else, in the first that names it."""
+    first: Delivery | None = None
+    for command in started:
+        at = command.at("qmail-start") + 1
+        if at and command.words[at : at + 1] == ("--",):
+            at += 1
+        if not 0 < at < len(command.words):
+            continue
+        line = line_with(tree, command, "qmail-start")
+        found = _delivery("qmail-start", command.words[at], command.path, line)
+        if not delivery_trouble(found.text):
+            return found
+        first = first or found
+    return first
 
 
 def given_delivery(words: Sequence[str], path: str) -> Delivery | None:

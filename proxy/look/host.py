@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
-from proxy.look import domains, home, logs, patches, recipients, smtpd, sockets
+from proxy.look import domains, home, logs, patches, recipients, smtpd, sockets, unheard
 from proxy.look.domains import Domains
 from proxy.look.environment import environment
 from proxy.look.home import Delivery, Home
 from proxy.look.recipients import Proposal
-from proxy.look.script import Command
+from proxy.look.script import Command, commands
 from proxy.look.smtpd import Smtpd
 from proxy.look.sockets import Listener
 from proxy.look.tree import Found, Tree, Unseen
@@ -41,6 +42,7 @@ class Host:
     tcprules: str = ""
     rules_named: dict[str, str] = field(default_factory=dict)
     relaying: list[Found] = field(default_factory=list)
+    unheard: list[Found] = field(default_factory=list)
     hostname: str = ""
     databytes: str = ""
     certificate: str = ""
@@ -96,7 +98,9 @@ def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
     if tree.exists(f"{control}/servercert.pem"):
         seen.certificate = f"{control}/servercert.pem"
     scripts = smtpd.scripts(tree)
-    seen.delivery = home.default_delivery(tree, scripts)
+    started = (command for script in scripts for command in commands(tree, script))
+    both = chain(started, smtpd.unit_commands(tree))
+    seen.delivery = home.default_delivery(tree, both)
     if seen.delivery is not None:
         kept = (tree.text(f"{control}/defaultdelivery") or "").strip()
         seen.delivery = seen.delivery._replace(sure=seen.delivery.text == kept)
@@ -110,10 +114,13 @@ def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
     _rules(tree, seen)
     seen.domains = domains.find_domains(tree, path)
     seen.found += seen.domains.found
-    started = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
-    seen.patches = list(patches.find_patches(tree, path, started))
+    programs_started = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
+    seen.patches = list(patches.find_patches(tree, path, programs_started))
     seen.found += seen.patches
     variables = environment(tree, seen.front, seen.tcprules.removesuffix(".cdb"))
+    rules = seen.tcprules.removesuffix(".cdb")
+    seen.unheard = unheard.find_unheard(tree, seen.front, variables, rules)
+    seen.found += seen.unheard
     programs = [each for each in seen.patches if not each.path.startswith(control)]
     inside = frozenset(each.what for each in programs)
     _certificate(tree, seen, variables)
@@ -171,6 +178,8 @@ def _is_smtpd(word: str) -> bool:
 
 def _rules_of(listener: Smtpd) -> str:
     """Its -x; a run script starts in its own directory (supervise(8), runsv(8))."""
+    if listener.kind == "tcpsvd":
+        return ""  # ipsvd-cdb(8) is another format
     path = listener.options.get("x", "")
     if path.startswith("/") or not path or os.path.basename(listener.path) != "run":
         return path

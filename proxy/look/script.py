@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from proxy.look.tree import Tree
@@ -42,8 +43,21 @@ _QUOTED_LINES_MAX = 100
 def commands(tree: Tree, path: str) -> Iterator[Command]:
     """The commands of a script; what is not known of them stays as it stands."""
     for command in _statements(tree, path):
+        yield from inner(command)
         if not (len(command.words) == 1 and _ASSIGNMENT.fullmatch(command.words[0])):
             yield command
+
+
+_SHELLS = frozenset({"sh", "bash", "ksh", "csh", "tcsh", "su"})
+_INNER = re.compile(r"-[a-z]*c[a-z]*")
+
+
+def inner(command: Command) -> Iterator[Command]:
+    """What a shell is given to run (``sh -c``, ``csh -cf``, ``su -c``)."""
+    shell = any(os.path.basename(word) in _SHELLS for word in command.words)
+    for option, text in pairwise(command.words if shell else ()):
+        if _INNER.fullmatch(option) and " " in text:
+            yield command._replace(words=tuple(_split(text)))
 
 
 _BEFORE = frozenset({"exec", "env", "-", "-i"})

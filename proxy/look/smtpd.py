@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from proxy.look.script import Command, commands, line_with
+from proxy.look.script import Command, commands, inner, line_with
 from proxy.look.tree import Tree
 
 _SERVICES = ("/service", "/var/qmail/supervise", "/var/qmail/service", "/etc/service")
@@ -23,7 +23,7 @@ _MORE_SERVICES = (
     "/var/svc.d",
 )
 _SCRIPTS = ("/var/qmail/rc", "/etc/rc.local", "/etc/rc.d/rc.local", "/etc/rc")
-_INIT = ("/etc/init.d", "/etc/rc.d/init.d", "/usr/local/etc/rc.d")
+_INIT = ("/etc/init.d", "/etc/rc.d/init.d", "/usr/local/etc/rc.d", "/etc/rc.d")
 _UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 
 # Options with an argument: tcpserver.1 (-I: ucspi-tcp6), tcpsvd.8, sslserver of
@@ -226,36 +226,41 @@ def _in_inetd(tree: Tree) -> Iterator[Smtpd]:
         yield Smtpd("inetd", path, number, host if colon else "0", port, run)
 
 
-def _in_units(tree: Tree) -> Iterator[Smtpd]:
-    """systemd.service(5) and .socket(5), as far as qmail is named in them."""
+def unit_commands(tree: Tree) -> Iterator[Command]:
+    """What units start in which qmail is named; an administrator's unit comes before
+    a package's of the same name."""
     seen = set()
     for directory in _UNITS:
         for name in tree.names(directory):
-            stem, dot, kind = name.rpartition(".")
-            if kind != "service" or not dot or name in seen:
+            path = f"{directory}/{name}"
+            if not name.endswith(".service") or name in seen:
                 continue
             seen.add(name)
-            yield from _in_unit(tree, directory, stem)
+            if "qmail" in (tree.text(path) or ""):
+                yield from _started(tree, path)
 
 
-def _in_unit(tree: Tree, directory: str, stem: str) -> Iterator[Smtpd]:
-    path = f"{directory}/{stem}.service"
-    text = tree.text(path) or ""
-    if "qmail-smtpd" not in text:
-        return
+def _started(tree: Tree, path: str) -> Iterator[Command]:
     for number, line in tree.lines(path):
-        if not line.startswith("ExecStart="):
-            continue
-        words = tuple(_words(line.partition("=")[2].lstrip("-@:+!")))
-        started = listener(Command(path, number, words), tree)
+        if line.startswith("ExecStart="):
+            words = _words(line.partition("=")[2].lstrip("-@:+!"))
+            yield from inner(Command(path, number, tuple(words)))
+            yield Command(path, number, tuple(words))
+
+
+def _in_units(tree: Tree) -> Iterator[Smtpd]:
+    """Of systemd.service(5), and its systemd.socket(5)."""
+    for command in unit_commands(tree):
+        path, line, words = command
+        started = listener(command, tree)
         if started is not None:
             yield started
         elif any("qmail-smtpd" in word for word in words):
-            socket = f"{directory}/{stem.removesuffix('@')}.socket"
+            socket = path.removesuffix(".service").removesuffix("@") + ".socket"
             for _, told in tree.lines(socket):
                 if told.startswith("ListenStream="):
                     host, _, port = told.partition("=")[2].rpartition(":")
-                    yield Smtpd("systemd", path, number, host or "0", port, words)
+                    yield Smtpd("systemd", path, line, host or "0", port, words)
 
 
 def _words(text: str) -> list[str]:

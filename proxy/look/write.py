@@ -383,6 +383,12 @@ def _relay(paper: Paper, host: Host) -> None:
     paper.table("[relay]")
     for each in host.relaying:
         paper.say(f"found {each.place}: {each.detail} may relay")
+    for each in host.unheard:
+        paper.say(
+            f"ATTENTION: found {each.place}: {each.detail}. The front door does not"
+            " hear of that: clients that relay by it would be told 553, and denied ones"
+            " would be let in. docs/relaying.md has the ways out."
+        )
     if any(each.detail.startswith("127.") for each in host.relaying):
         paper.say(
             "qmail-smtpd will see 127.0.0.1, and so relay whatever the front door lets"

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -48,7 +48,8 @@ def laid(
         "var/qmail/control/locals": "example.test\n",
         "var/qmail/control/rcpthosts": "example.test\n",
     }
-    write(root, {at: start, **control, **scripts})
+    write(root, {at: start, **control, **scripts}, {"joe": "/home/joe"})
+    (root / "home/joe").mkdir(parents=True)
     for name, records in rules.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(make_cdb(list(records.items())))
@@ -66,6 +67,11 @@ def written(root: Path) -> str:
     result = CliRunner().invoke(app, ["init", "--root", str(root)])
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def plain(text: str) -> str:
+    """Without the marks of comments, on one line."""
+    return " ".join(text.replace("#", "").split())
 
 
 def loaded(text: str, directory: Path) -> Config:
@@ -255,47 +261,71 @@ KEYS = st.sampled_from(
     [b"", b"127.", b"10.", b"8.", b"8.8.4.", b"_0000e0g0", b"8.8.4.4"]
 )
 RULES = st.dictionaries(KEYS, st.sampled_from([RELAY, DENY, b""]), max_size=4)
-NAMES = st.sampled_from(["", "/etc/a.cdb", "/etc/b.cdb", "/etc/gone.cdb", "$X"])
+NAMES = st.sampled_from(
+    ["", "/etc/a.cdb", "/etc/b.cdb", "/etc/gone.cdb", "$X", "b.cdb"]
+)
+BEFORE = st.sampled_from(
+    ["", "", "", "RELAYCLIENT=; export RELAYCLIENT\n", "relay-ctrl-check "]
+)
 CLIENTS = (STRANGER, "10.1.2.3", "127.0.0.1", "8.1.1.1", "203.0.113.7")
 
 
-@pytest.mark.fault("H1", "H2", "H6")
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@pytest.mark.fault("H1", "H2", "H4", "H6", "H8")
+@settings(max_examples=80, deadline=None)
 @given(
     a=RULES,
     b=RULES,
-    names=st.lists(NAMES, max_size=3),
+    listeners=st.lists(st.tuples(NAMES, BEFORE), max_size=3),
     script=st.sampled_from(list(SCRIPTS.values())),
 )
-def test_nobody_relays_whom_the_host_did_not_let(
+def test_nobody_gets_more_or_less_than_the_host_gave_him(
     tmp_path_factory: pytest.TempPathFactory,
     a: dict[bytes, bytes],
     b: dict[bytes, bytes],
-    names: list[str],
+    listeners: list[tuple[str, str]],
     script: str,
 ) -> None:
     directory = tmp_path_factory.mktemp("generated")
+    directory.chmod(0o755)
     files = {"/etc/a.cdb": a, "/etc/b.cdb": b}
-    runs = {f"s{n}": listener(f"192.0.2.{n}", name) for n, name in enumerate(names)}
+    runs = {
+        f"s{n}": _run(f"192.0.2.{n}", name, before)
+        for n, (name, before) in enumerate(listeners)
+    }
     rules = {path[1:]: records for path, records in files.items()}
     root = laid(directory / "host", runs, rules, "#!/bin/sh\n" + script)
     text = written(root)
-    config = loaded(text, directory)
-    assert "default_delivery" not in tomllib.loads(text)["qmail"]
+    config = loaded(text.replace('mode = "observe"', 'mode = "enforce"', 1), directory)
     assert errors(config) == []
+    warned = "ATTENTION" in text or "an open relay" in text
     relaying = Relaying(config)
     for client in CLIENTS:
         ours = relaying.standing(client).relayclient is not None
-        by_all = [name in files and _lets(files[name], client) for name in names]
+        theirs = [
+            (name in files and _lets(files[name], client)) or bool(before)
+            for name, before in listeners
+        ]
         if ours:
-            assert names
-            assert all(by_all)
-        elif any(by_all):
-            assert "ATTENTION" in text or "an open relay" in text
+            assert theirs
+            assert all(theirs)
+        elif any(theirs):
+            assert warned or _denied(config, client)
+    path = str(directory / "config.toml")
+    arguments = ["explain", "-c", path, "joe@example.test"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+
+
+def _run(address: str, name: str, before: str) -> str:
+    if before.endswith("\n"):
+        return before + listener(address, name)
+    return listener(address, name).replace(
+        "/var/qmail/bin/", before + "/var/qmail/bin/"
+    )
+
+
+def _denied(config: Config, client: str) -> bool:
+    return "denied" in " ".join(s.text for s in Relaying(config).standing(client).steps)
 
 
 def _lets(records: dict[bytes, bytes], client: str) -> bool:
@@ -382,3 +412,84 @@ def test_rules_among_other_options(script: str, tmp_path: Path) -> None:
     rules = {"etc/a.cdb": {b"10.": RELAY}}
     text = written(laid(tmp_path / "host", {"smtpd": script}, rules))
     assert tomllib.loads(text)["listen"]["tcprules"] == "/etc/a.cdb"
+
+
+UNHEARD = {
+    "environment": "RELAYCLIENT=\nexport RELAYCLIENT\n" + listener("0", ""),
+    "one command": "exec env RELAYCLIENT= tcpserver 0 25 qmail-smtpd\n",
+    "relay-ctrl": "exec tcpserver 0 25 relay-ctrl-chdir relay-ctrl-check qmail-smtpd\n",
+    "pbscheck": "exec tcpserver 0 smtp /usr/local/bin/pbscheck qmail-smtpd\n",
+    "tcpsvd": "exec tcpsvd -x /etc/a.cdb 0 25 /var/qmail/bin/qmail-smtpd\n",
+    "envdir": "exec envdir ./env tcpserver 0 25 qmail-smtpd\n",
+}
+
+
+@pytest.mark.fault("H6", "H8")
+@pytest.mark.parametrize("script", UNHEARD.values(), ids=UNHEARD)
+def test_what_lets_clients_relay_besides_is_told(script: str, tmp_path: Path) -> None:
+    rules = {"etc/a.cdb": {b"10.": RELAY}}
+    root = laid(tmp_path / "host", {"smtpd": script}, rules)
+    (root / "service/smtpd/env").mkdir()
+    (root / "service/smtpd/env/RELAYCLIENT").write_text("\n")
+    text = written(root)
+    assert "ATTENTION" in text
+    assert "docs/relaying.md has the ways out" in plain(text)
+    assert "tcprules" not in tomllib.loads(text)["listen"]
+
+
+@pytest.mark.fault("H8")
+def test_wrappers_and_xinetd_are_told(tmp_path: Path) -> None:
+    root = laid(tmp_path / "host", {}, {})
+    write(
+        root,
+        {
+            "etc/xinetd.d/smtp": "service smtp\n{\nserver = /var/qmail/bin/tcp-env\n"
+            "server_args = /var/qmail/bin/qmail-smtpd\nonly_from = 192.0.2.0/24\n}\n",
+            "etc/hosts.allow": "tcp-env: 10.1. : setenv = RELAYCLIENT\n",
+        },
+    )
+    text = plain(written(root))
+    assert "/etc/xinetd.d/smtp:5: only_from" in text
+    assert "/etc/hosts.allow:1: tcp-env: 10.1." in text
+
+
+@pytest.mark.fault("H10")
+@pytest.mark.parametrize(
+    ("at", "script"),
+    [
+        ("etc/rc.local", "csh -cf 'qmail-start ./Maildir/ splogger qmail &'\n"),
+        ("var/qmail/rc", 'sh -c "exec qmail-start ./Maildir/ logger &"\n'),
+        ("etc/rc.d/qmailsend", "qmail-start ./Maildir/ splogger &\n"),
+        (
+            "etc/systemd/system/qmail.service",
+            "[Service]\nExecStart=/var/qmail/bin/qmail-start ./Maildir/\n",
+        ),
+        (
+            "etc/init.d/qmail",
+            'A=./Maildir/\nsh -c "start-stop-daemon --startas'
+            ' /usr/sbin/qmail-start -- \\"$A\\" splogger &"\n',
+        ),
+    ],
+    ids=["csh", "sh", "rc.d", "systemd", "debian"],
+)
+def test_where_qmail_start_is_found(at: str, script: str, tmp_path: Path) -> None:
+    text = written(laid(tmp_path / "host", {}, {}, script, at))
+    assert f"found /{at}:" in text
+    assert '# default_delivery = "./Maildir/"' in text
+
+
+@pytest.mark.fault("H10")
+def test_each_domain_is_shown_with_its_own_file(tmp_path: Path) -> None:
+    root = laid(tmp_path / "host", {}, {})
+    more = {f"home/joe/.qmail-{n}-default": "./Maildir/\n" for n in ("one", "two")}
+    domains = {"var/qmail/control/virtualdomains": "1.test:joe-one\n2.test:joe-two\n"}
+    write(root, domains | more, {"joe": "/home/joe"})
+    text = plain(written(finish(root)))
+    assert (
+        "/home/joe/.qmail-one-default:1: domains: catch-all into a mailbox (1.test)"
+        in text
+    )
+    assert (
+        "/home/joe/.qmail-two-default:1: domains: catch-all into a mailbox (2.test)"
+        in text
+    )

@@ -116,7 +116,9 @@ def test_inetd_xinetd_and_systemd(tmp_path: Path) -> None:
 def test_default_delivery(tmp_path: Path, script: str, delivery: str | None) -> None:
     write(tmp_path / "d", "|preline procmail\n")
     write(tmp_path / "var/qmail/rc", "#!/bin/sh\n" + script + "\n")
-    found = default_delivery(Tree(str(tmp_path)), ["/var/qmail/rc"])
+    found = default_delivery(
+        Tree(str(tmp_path)), commands(Tree(str(tmp_path)), "/var/qmail/rc")
+    )
     assert found is not None
     assert found.text == (delivery or "|dot-forward .forward\n./Mailbox")
 
