@@ -139,6 +139,10 @@ def restart_only(old: Config, new: Config) -> list[str]:
         "listen.addresses": (old.listen.addresses, new.listen.addresses),
         "listen.tls_addresses": (old.listen.tls_addresses, new.listen.tls_addresses),
         "listen.workers": (old.listen.workers, new.listen.workers),
+        "listen.worker_timeout": (
+            old.listen.worker_timeout,
+            new.listen.worker_timeout,
+        ),
         "status.address": (old.status.address, new.status.address),
         "status.token": (old.status.token, new.status.token),
         "status.history": (old.status.history, new.status.history),

@@ -37,7 +37,7 @@ from proxy.observe.page import StatusInfo
 from proxy.observe.quota import Limiter
 from proxy.process import capabilities
 from proxy.process.notify import Tell
-from proxy.process.workers import Board
+from proxy.process.workers import Board, Pulse
 from proxy.qmail.host import QmailHost
 from proxy.relaying import Relaying
 from proxy.rules.engine import Engine
@@ -103,6 +103,8 @@ class Service:
         self._hup = Again(self._take_new)
         self._share = share
         self._worker = share.worker if share else 0
+        board = share.board if share else None
+        self._pulse = Pulse(board) if board else None
         self._tell = share.tell if share else _tell_nobody
         self.metrics = Metrics(__version__)
         self.showing = Showing(self.metrics, self._others, log.notice)
@@ -341,6 +343,8 @@ class Service:
         self.log.flush()  # an idle service empties its queue, too
         if self._share is not None and self._share.board is not None:
             self._share.board.show(self._share.worker, self.showing.snapshot())
+        if self._pulse is not None:
+            self._pulse.look()
         self.showing.tick()
         self._tell("alive", "")
         if self.door is not None:
@@ -409,6 +413,8 @@ class Service:
         """Why not, or ``""`` when ready."""
         if not self._listening:
             return "not listening"
+        if self._pulse is not None and (late := self._pulse.late()):
+            return f"worker {late[0]} does not answer"
         return self.watch.not_ready() if self.watch else ""
 
     def _rule_failed(self, rule: str, error: Exception) -> None:

@@ -89,6 +89,12 @@ class Listen(Section):
         " thousands of connections; raise it when one CPU is busy all the time."
         " Limits hold for all of them together, and metrics are added up.",
     )
+    worker_timeout: Seconds = Field(
+        default=30.0,
+        description="Seconds after which one of several workers that stands still (it"
+        " waits for a dead disk or NFS server) is killed and replaced; after half of"
+        " them the log tells. 4 at least; 0: never.",
+    )
     tcprules: AbsolutePath | None = Field(
         default=None,
         examples=["/etc/tcp.smtp.cdb"],

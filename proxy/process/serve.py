@@ -80,7 +80,16 @@ def run(config: Config, reload: Reload) -> int:
             serve = _Workers(config, reload, sockets, tls)
             watchdog = notifier.watchdog
             count = config.listen.workers
-            return Parent(count, serve, log.notice, tell, serve.reread, watchdog).run()
+            return Parent(
+                count,
+                serve,
+                log.notice,
+                tell,
+                serve.reread,
+                watchdog,
+                patience=config.listen.worker_timeout,
+                grace=lambda: serve.grace,
+            ).run()
         (row,), (tls_row,) = sockets.rows, sockets.tls_rows
         share = Share(row, sockets.status, sockets.inherited, tell)
         share = share._replace(tls_sockets=tls_row, tls=tls)
@@ -139,6 +148,11 @@ class _Workers:
         share = Share(rows[worker], status, inherited_, tell, worker, board)
         share = share._replace(tls_sockets=tls_rows[worker], tls=self._tls)
         return _run_service(self._config, self._reload, share)
+
+    @property
+    def grace(self) -> float:
+        """Seconds that they may take to end."""
+        return self._config.shutdown_grace
 
     def reread(self) -> None:
         """In the parent, at HUP; the workers judge it too, and tell of it."""

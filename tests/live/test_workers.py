@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
+from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.live.process import (
     Served,
     Settings,
     environment,
+    group_exists,
     serving,
     write_config,
 )
@@ -210,6 +211,89 @@ async def test_workers_end_with_their_parent(tmp_path: Path, several: Settings) 
         process.kill()
         await process.wait()
         await served.said("notice text=stopped", times=3)
+    finally:
+        await served.kill()
+
+
+async def stopped(process: int) -> None:
+    """Stand a worker still, and wait until it does."""
+    os.kill(process, SIGSTOP)
+    async with asyncio.timeout(PATIENCE):
+        while state(process) != "T":
+            await asyncio.sleep(0.01)
+
+
+def state(process: int) -> str:
+    """proc_pid_stat(5)."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][1]
+
+
+@pytest.mark.fault("N23")
+async def test_a_worker_that_stands_still_is_told_of_and_replaced(
+    tmp_path: Path, several: Settings
+) -> None:
+    async with serving(tmp_path, {**several, "listen.worker_timeout": 4}) as served:
+        await served.said(" serves ", times=3)
+        victim = children(served)[1]
+        await stopped(victim)
+        await served.said(f"worker 1 (process {victim}) stands still")
+        async with asyncio.timeout(PATIENCE):
+            while (await served.get("/readyz"))[0] == 200:
+                await asyncio.sleep(0.02)
+        await served.said(f"worker 1 (process {victim}) has stood still for")
+        await served.said("ended with signal 9: replaced")
+        await served.said(" serves ", times=4)
+        await one_each(served, "after")
+        async with asyncio.timeout(PATIENCE):
+            while (await served.get("/readyz"))[0] != 200:
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.fault("N23")
+async def test_a_worker_that_goes_on_in_time_is_left_alone(
+    tmp_path: Path, several: Settings
+) -> None:
+    async with serving(tmp_path, {**several, "listen.worker_timeout": 60}) as served:
+        await served.said(" serves ", times=3)
+        before = children(served)
+        await stopped(before[1])
+        async with asyncio.timeout(PATIENCE):
+            while "worker 1 does not answer" not in (await served.get("/readyz"))[1]:
+                await asyncio.sleep(0.02)
+        os.kill(before[1], SIGCONT)
+        async with asyncio.timeout(PATIENCE):
+            while (await served.get("/readyz"))[0] != 200:
+                await asyncio.sleep(0.02)
+        assert children(served) == before
+
+
+@pytest.mark.fault("N23")
+@pytest.mark.parametrize(("grace", "terms"), [(0, 1), (3600, 2)])
+async def test_term_ends_the_service_whatever_a_worker_does(
+    tmp_path: Path, several: Settings, grace: int, terms: int
+) -> None:
+    config = write_config(
+        tmp_path / "config.toml",
+        {**several, "shutdown_grace": grace, "listen.worker_timeout": 0},
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "-c", str(config)),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
+    )
+    served = Served(process, config)
+    try:
+        await served.started(page=True)
+        await served.said(" serves ", times=3)
+        victim = children(served)[1]
+        await stopped(victim)
+        for _ in range(terms):
+            process.terminate()
+            await served.said("notice text=stopped", times=2)  # the others
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
+        await served.said(f"worker 1 (process {victim}) ended with signal 9")
+        assert not group_exists(process.pid)
     finally:
         await served.kill()
 
