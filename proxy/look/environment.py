@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from proxy.look.script import assignments, commands
 from proxy.look.smtpd import Smtpd
@@ -22,17 +22,47 @@ _IN_RULES = re.compile(r',([A-Za-z_]\w*)=("[^"]*"|[^,]*)')
 
 
 def environment(tree: Tree, smtpds: Iterable[Smtpd], tcprules: str) -> dict[str, Found]:
-    """Variables by name, each with its value as ``detail``; ``tcprules`` is the text
-    of the file that is asked, which comes last."""
-    known: dict[str, Found] = {}
-    for smtpd in smtpds:
-        for found in _of(tree, smtpd):
-            known[found.what] = found
-    for number, line in tree.lines(tcprules) if tcprules else ():
-        if line.startswith(":allow"):
-            for name, value in _IN_RULES.findall(line):
-                known[name] = Found(name, tcprules, number, value.strip('"'))
-    return known
+    """Variables by name, each with its value as ``detail``, that hold for every client
+    of every listener; ``tcprules`` is the text of the file that is asked, which comes
+    last.  Clients that may relay do not count: no recipients are looked up for them."""
+    known = _common([given(tree, smtpd) for smtpd in smtpds])
+    lines = list(_allowed(tree, tcprules)) if tcprules else []
+    said = {name for variables in lines for name in variables}
+    return {n: f for n, f in known.items() if n not in said} | _common(lines)
+
+
+def given(tree: Tree, smtpd: Smtpd) -> dict[str, Found]:
+    """The variables of one listener."""
+    return {found.what: found for found in _of(tree, smtpd)}
+
+
+def _common(each: Sequence[Mapping[str, Found]]) -> dict[str, Found]:
+    """Those that all have, with the same value."""
+    if not each:
+        return {}
+    first, *others = each
+    return {
+        name: found
+        for name, found in first.items()
+        if all(name in one and one[name].detail == found.detail for one in others)
+    }
+
+
+def _allowed(tree: Tree, tcprules: str) -> Iterator[dict[str, Found]]:
+    """What each rule gives that lets in clients which may not relay; without a rule
+    for everybody the rest have none."""
+    everybody = False
+    for number, line in tree.lines(tcprules):
+        who, allow, rest = line.partition(":allow")
+        everybody = everybody or (allow != "" and not who)
+        found = {
+            name: Found(name, tcprules, number, value.strip('"'))
+            for name, value in _IN_RULES.findall(rest)
+        }
+        if allow and "RELAYCLIENT" not in found:
+            yield found
+    if not everybody:
+        yield {}
 
 
 def _of(tree: Tree, smtpd: Smtpd) -> Iterator[Found]:

@@ -114,21 +114,36 @@ def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
     _rules(tree, seen)
     seen.domains = domains.find_domains(tree, path)
     seen.found += seen.domains.found
-    programs_started = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
-    seen.patches = list(patches.find_patches(tree, path, programs_started))
+    programs = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
+    seen.patches = list(patches.find_patches(tree, path, programs))
     seen.found += seen.patches
     variables = environment(tree, seen.front, seen.tcprules.removesuffix(".cdb"))
-    rules = seen.tcprules.removesuffix(".cdb")
-    seen.unheard = unheard.find_unheard(tree, seen.front, variables, rules)
+    seen.unheard = unheard.find_unheard(tree, seen.front)
     seen.found += seen.unheard
-    programs = [each for each in seen.patches if not each.path.startswith(control)]
-    inside = frozenset(each.what for each in programs)
+    inside = _inside(seen, f"{path}/bin/qmail-smtpd")
     _certificate(tree, seen, variables)
-    seen.rules = recipients.propose(tree, path, variables, inside)
+    seen.rules = recipients.propose(tree, path, variables, inside, _scripts(seen))
     seen.found += (_proposed(each) for each in seen.rules)
     seen.log = logs.find_log(tree, scripts)
     if seen.log is not None:
         seen.found.append(seen.log)
+
+
+def _inside(seen: Host, usual: str) -> frozenset[str]:
+    """The patches in the qmail-smtpd of every listener on port 25."""
+    programs = {w for each in seen.front for w in each.command if _is_smtpd(w)}
+    each = [
+        {patch.what for patch in seen.patches if patch.path == program}
+        for program in programs or {usual}
+    ]
+    return frozenset(set.intersection(*each))
+
+
+def _scripts(seen: Host) -> frozenset[str]:
+    """Shell scripts that start qmail-smtpd: what they say is a proposal."""
+    files = ("xinetd", "inetd", "systemd")
+    paths = (each.path for each in seen.front if each.kind not in files)
+    return frozenset(path for path in paths if not path.endswith(".service"))
 
 
 def _running(seen: Host, proc: str) -> None:

@@ -40,6 +40,7 @@ class _Place(NamedTuple):
     home: str
     variables: Mapping[str, Found]
     patches: frozenset[str]
+    scripts: frozenset[str]
 
     def there(self, name: str) -> str:
         """The path of a control file, ``""`` without it."""
@@ -48,13 +49,18 @@ class _Place(NamedTuple):
 
 
 def propose(
-    tree: Tree, home: str, variables: Mapping[str, Found], patches: frozenset[str]
+    tree: Tree,
+    home: str,
+    variables: Mapping[str, Found],
+    patches: frozenset[str],
+    scripts: frozenset[str],
 ) -> list[Proposal]:
     """In the order in which they are to be asked, before ``qmail``.
 
-    ``variables`` are qmail-smtpd's, ``patches`` the names of what is in its program.
+    ``variables`` are qmail-smtpd's, ``patches`` the names of what is in its program,
+    ``scripts`` the shell scripts that start it.
     """
-    place = _Place(tree, home, variables, patches)
+    place = _Place(tree, home, variables, patches, scripts)
     return [
         *_badrcptto(place),
         *_validrcptto(place),
@@ -89,7 +95,10 @@ def _validrcptto(place: _Place) -> Iterator[Proposal]:
         if path.startswith("/"):
             words = f"qmail-smtpd refuses whom it does not name. {_BOTH}"
             found = variable._replace(detail=f"VALIDRCPTTO_CDB={path}")
-            yield Proposal(found, {**keys, "file": path}, words, True)
+            sure = variable.path not in place.scripts
+            if not sure:
+                words += " A shell script says so; if it is right:"
+            yield Proposal(found, {**keys, "file": path}, words, sure)
         return
     text, more = place.there("validrcptto"), place.there("morevalidrcptto.cdb")
     if more or (text and "sagredo" in place.patches):

@@ -3,8 +3,9 @@ in front of qmail-smtpd, and the front door does not hear of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
+from proxy.look.environment import given
 from proxy.look.smtpd import Smtpd
 from proxy.look.tree import Found, Tree
 
@@ -22,16 +23,9 @@ _RELAYING = "RELAYCLIENT"
 WHAT = "relaying or denial that is not of tcprules"
 
 
-def find_unheard(
-    tree: Tree, smtpds: Iterable[Smtpd], variables: Mapping[str, Found], rules: str
-) -> list[Found]:
-    """``smtpds`` listen on port 25 with ``variables``; ``rules`` is the text of their
-    tcprules."""
+def find_unheard(tree: Tree, smtpds: Iterable[Smtpd]) -> list[Found]:
+    """``smtpds`` listen on port 25."""
     found = [found for smtpd in smtpds for found in _of(tree, smtpd)]
-    given = variables.get(_RELAYING)
-    if given is not None and given.path != rules:
-        detail = "sets RELAYCLIENT for all clients of that listener: they may relay"
-        found.append(Found(WHAT, given.path, given.line, detail))
     for path in _WRAPPED:
         for number, line in tree.lines(path):
             if _RELAYING in line or "qmail-smtpd" in line or "tcp-env" in line:
@@ -40,6 +34,10 @@ def find_unheard(
 
 
 def _of(tree: Tree, smtpd: Smtpd) -> Iterator[Found]:
+    relaying = given(tree, smtpd).get(_RELAYING)
+    if relaying is not None:
+        detail = "sets RELAYCLIENT for all clients of that listener: they may relay"
+        yield Found(WHAT, relaying.path, relaying.line, detail)
     for name in smtpd.before:
         for begin, why in _PROGRAMS.items():
             if name.startswith(begin):

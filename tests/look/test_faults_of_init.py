@@ -493,3 +493,55 @@ def test_each_domain_is_shown_with_its_own_file(tmp_path: Path) -> None:
         "/home/joe/.qmail-two-default:1: domains: catch-all into a mailbox (2.test)"
         in text
     )
+
+
+def proposed(tmp_path: Path, units: dict[str, str], rules: str = "") -> str:
+    """What init writes for systemd units with these lines."""
+    root = laid(tmp_path / "host", {}, {"etc/a.cdb": {b"10.": RELAY}})
+    for name, more in units.items():
+        start = "/usr/bin/tcpserver -x /etc/a.cdb 0 25 /var/qmail/bin/qmail-smtpd"
+        text = f"[Service]\n{more}\nExecStart={start}\n"
+        write(root, {f"etc/systemd/system/{name}.service": text, "etc/a": rules})
+    names = make_cdb([(b"joe@example.test", b"")])
+    (root / "etc/valid.cdb").write_bytes(names)
+    (root / "home/joe").mkdir(exist_ok=True)
+    return written(finish(root))
+
+
+VALID = "Environment=VALIDRCPTTO_CDB=/etc/valid.cdb"
+
+
+@pytest.mark.fault("H1")
+@pytest.mark.parametrize(
+    ("units", "rules", "sure"),
+    [
+        ({"a": VALID}, "", True),
+        ({"a": VALID, "b": VALID}, "", True),
+        ({"a": VALID, "b": ""}, "", False),
+        ({"a": ""}, ':allow,VALIDRCPTTO_CDB="/etc/valid.cdb"\n', True),
+        (
+            {"a": ""},
+            '10.:allow,RELAYCLIENT=""\n:allow,VALIDRCPTTO_CDB="/etc/valid.cdb"\n',
+            True,
+        ),
+        ({"a": ""}, '11.:allow\n:allow,VALIDRCPTTO_CDB="/etc/valid.cdb"\n', False),
+        ({"a": ""}, '11.:allow,VALIDRCPTTO_CDB="/etc/valid.cdb"\n', False),
+        ({"a": VALID}, ':allow,VALIDRCPTTO_CDB="/etc/other.cdb"\n', False),
+    ],
+)
+def test_a_rule_holds_only_if_it_holds_for_every_client(
+    units: dict[str, str], rules: str, sure: bool, tmp_path: Path
+) -> None:
+    read = tomllib.loads(proposed(tmp_path, units, rules))
+    assert read["listen"]["tcprules"] == "/etc/a.cdb"
+    kinds = [rule["type"] for rule in read["rules"]]
+    assert kinds == (["cdb", "qmail"] if sure else ["qmail"])
+
+
+@pytest.mark.fault("H4")
+def test_a_rule_that_a_shell_script_names_is_a_proposal(tmp_path: Path) -> None:
+    script = "export VALIDRCPTTO_CDB=/etc/valid.cdb\n" + listener("0", "")
+    root = laid(tmp_path / "host", {"smtpd": script}, {"etc/valid.cdb": {b"a@b": b""}})
+    text = written(root)
+    assert [rule["type"] for rule in tomllib.loads(text)["rules"]] == ["qmail"]
+    assert '# file = "/etc/valid.cdb"' in text
