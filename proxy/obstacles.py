@@ -66,6 +66,23 @@ def tcprules_trouble(config: Config) -> str:
     return ""
 
 
+def tcprules_warning(config: Config) -> str:
+    """Which rules match nobody, in words; ``""`` if there are none such."""
+    if config.listen.tcprules is None:
+        return ""
+    try:
+        unasked = tcprules(config).by_name()
+    except TcpRulesError:
+        return ""  # tcprules_trouble() tells of it
+    if not unasked:
+        return ""
+    some = ", ".join(key.decode("latin-1") for key in unasked[:_WARNINGS_MAX])
+    return (
+        f"{len(unasked)} of its rules go by the client's name or TCPREMOTEINFO, which"
+        f" nobody is asked for, and so match nobody: {some}"
+    )
+
+
 def relay_problem(config: Config, host: QmailHost) -> str:
     """Why it would be wrong to serve, in words; ``""`` if it would not be.
 

@@ -137,6 +137,9 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
     if trouble := obstacles.tcprules_trouble(config):
         remedy = "make it with tcprules, or take the key out"
         yield settings.finding(ERROR, ("listen", "tcprules"), trouble, remedy)
+    if warning := obstacles.tcprules_warning(config):
+        remedy = "give their clients rules by address, or relay.trusted"
+        yield settings.finding(WARNING, ("listen", "tcprules"), warning, remedy)
     if problem := Relaying(config).open():
         name, _, what = problem.partition(": ")
         key = ("listen" if name.startswith("listen") else "relay", name.split(".")[1])

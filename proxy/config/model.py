@@ -99,7 +99,8 @@ class Listen(Section):
         default=None,
         examples=["/etc/tcp.smtp.cdb"],
         description="A file of tcprules, below qmail.root, asked once a session by the"
-        " client's address as tcpserver -x does. deny: the client is told 554."
+        " client's address as tcpserver -x does, that of ucspi-tcp6 and sslserver too."
+        " deny: the client is told 554."
         " RELAYCLIENT: it may relay. All variables are in the environment of"
         " backend.command. A file that cannot be read: 421. Default: none.",
     )

@@ -117,8 +117,9 @@ def _qmail(tree: Tree, seen: Host, path: str, proc: str) -> None:
     programs = {w for each in seen.smtpd for w in each.command if _is_smtpd(w)}
     seen.patches = list(patches.find_patches(tree, path, programs))
     seen.found += seen.patches
-    variables = environment(tree, seen.front, seen.tcprules.removesuffix(".cdb"))
-    seen.unheard = unheard.find_unheard(tree, seen.front)
+    rules = seen.tcprules.removesuffix(".cdb")
+    variables = environment(tree, seen.front, rules)
+    seen.unheard = unheard.find_unheard(tree, seen.front, rules)
     seen.found += seen.unheard
     inside = _inside(seen, f"{path}/bin/qmail-smtpd")
     _certificate(tree, seen, variables)

@@ -23,9 +23,14 @@ _RELAYING = "RELAYCLIENT"
 WHAT = "relaying or denial that is not of tcprules"
 
 
-def find_unheard(tree: Tree, smtpds: Iterable[Smtpd]) -> list[Found]:
-    """``smtpds`` listen on port 25."""
+def find_unheard(tree: Tree, smtpds: Iterable[Smtpd], rules: str) -> list[Found]:
+    """``smtpds`` listen on port 25; ``rules`` is the text of their tcprules."""
     found = [found for smtpd in smtpds for found in _of(tree, smtpd)]
+    for number, line in tree.lines(rules) if rules else ():
+        who = line.partition(":")[0]
+        if line[:1] == "=" or "@" in who:
+            detail = f"{who} is by the client's name or TCPREMOTEINFO"
+            found.append(Found(WHAT, rules, number, detail))
     for path in _WRAPPED:
         for number, line in tree.lines(path):
             if _RELAYING in line or "qmail-smtpd" in line or "tcp-env" in line:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from proxy.qmail.cache import FileCache
@@ -53,31 +54,34 @@ class TcpRules:
     def look(self, client: str) -> Ruling:
         """What the file says of the client's address; raises
         :class:`TcpRulesError`."""
-        try:
-            # The way there is walked anew, so that a change counts at once.
-            walker = Walker(self._view, SUPERUSER)
-            file = self._cache.opened(walker, walker.readable(self._path))
+        with self._opened() as file:
             for key in keys(client, _slots(file)):
                 data = cdb_get(file, key)
                 if data is not None:
                     return _ruling(key, data)
-        except CannotTell as error:
-            raise TcpRulesError(str(error)) from error
-        except (CdbError, KernelError, OSError) as error:
-            path = self._path.decode("latin-1")
-            raise TcpRulesError(f"{path}: {error}") from error
         return Ruling()
+
+    def by_name(self) -> list[bytes]:
+        """The rules for names and for TCPREMOTEINFO, which match nobody here; raises
+        :class:`TcpRulesError`.  Reads the whole file."""
+        with self._opened() as file:
+            return [k for k, _ in cdb_records(file) if k[:1] == b"=" or b"@" in k]
 
     def names(self, variable: bytes) -> bool:
         """Whether any rule sets ``variable`` and lets the client in; raises
         :class:`TcpRulesError`.  Reads the whole file when it is another one."""
-        try:
-            walker = Walker(self._view, SUPERUSER)
-            file = self._cache.opened(walker, walker.readable(self._path))
+        with self._opened() as file:
             if self._named[0] is not file or self._named[1] != variable:
                 found = any(_sets(data, variable) for _, data in cdb_records(file))
                 self._named = (file, variable, found)
             return self._named[2]
+
+    @contextmanager
+    def _opened(self) -> Iterator[OpenFile]:
+        """The way there is walked anew, so that a change counts at once."""
+        try:
+            walker = Walker(self._view, SUPERUSER)
+            yield self._cache.opened(walker, walker.readable(self._path))
         except CannotTell as error:
             raise TcpRulesError(str(error)) from error
         except (CdbError, KernelError, OSError) as error:

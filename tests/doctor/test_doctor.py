@@ -16,6 +16,7 @@ from proxy.doctor.result import GREEN, GREY, RED, YELLOW, Result, worst
 from tests.live.process import run, serving, write_config
 from tests.support import standin
 from tests.support.backend import SILENT, FakeQmail
+from tests.support.cdbmake import make_cdb
 from tests.support.nameserver import nameserver
 from tests.support.ports import own_port
 from tests.support.rights import let_all_enter
@@ -135,6 +136,23 @@ async def test_a_backend_that_relays(tmp_path: Path, fake: FakeQmail) -> None:
     _, found = await examined(config)
     assert levels(found, "relaying") == [YELLOW]
     assert "would relay to any domain for us" in words(found, "relaying")
+
+
+@pytest.mark.fault("H5")
+@pytest.mark.parametrize("relays", [True, False])
+async def test_clients_that_may_relay_by_tcprules_need_the_backend(
+    tmp_path: Path, fake: FakeQmail, relays: bool
+) -> None:
+    if relays:
+        fake.script.clear()
+    keys = settings(tmp_path, fake, listen__tcprules="/tcp.cdb")
+    rules = make_cdb([(b"10.", b"+RELAYCLIENT=\0"), (b"127.", b"+RELAYCLIENT=\0")])
+    (tmp_path / "host/tcp.cdb").write_bytes(rules)
+    _, found = await examined(write_config(tmp_path / "config.toml", keys))
+    assert levels(found, "relaying") == [GREEN if relays else YELLOW]
+    told = words(found, "relaying")
+    assert ("as clients that may relay need it" in told) is relays
+    assert ("cannot send to other domains" in told) is not relays
 
 
 async def test_a_silent_backend(tmp_path: Path, fake: FakeQmail) -> None:

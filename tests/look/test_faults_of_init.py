@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from proxy.check.command import check
 from proxy.cli import app
 from proxy.config import Config, load
-from proxy.look.home import running_delivery
+from proxy.look.home import given_delivery, running_delivery
 from proxy.look.host import Host, _running
 from proxy.look.write import Troubles, configuration
 from proxy.relaying import Relaying
@@ -545,3 +545,34 @@ def test_a_rule_that_a_shell_script_names_is_a_proposal(tmp_path: Path) -> None:
     text = written(root)
     assert [rule["type"] for rule in tomllib.loads(text)["rules"]] == ["qmail"]
     assert '# file = "/etc/valid.cdb"' in text
+
+
+@pytest.mark.fault("H6", "H8")
+def test_rules_by_name_match_nobody_and_are_told(tmp_path: Path) -> None:
+    runs = {"smtpd": listener("0", "/etc/a.cdb")}
+    records = {b"=.friend.test": RELAY, b"joe@10.1.1.1": RELAY, b"10.": b""}
+    root = laid(tmp_path / "host", runs, {"etc/a.cdb": records})
+    (root / "etc/a").write_text('=.friend.test:allow,RELAYCLIENT=""\n10.:allow\n')
+    text = written(root)
+    assert "ATTENTION: found /etc/a:1: =.friend.test is by the client's" in plain(text)
+    found = [str(f) for f in check(loaded(text, tmp_path), os.environ)]
+    (told,) = [x for x in found if "match nobody" in x]
+    assert "=.friend.test, joe@10.1.1.1" in told
+
+
+@pytest.mark.fault("H11")
+@pytest.mark.parametrize(
+    ("given", "level"), [("./Mailbox", ""), ("./Maildir/", "error"), (None, "note")]
+)
+def test_check_compares_with_the_running_qmail_lspawn(
+    given: str | None, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this machine only, whose root is /."""
+    home = laid(tmp_path / "host", {}, {}) / "var/qmail"
+    words = ["qmail-lspawn", given] if given else ["qmail-lspawn"]
+    running = given_delivery(words, "/proc/9/cmdline")
+    monkeypatch.setattr("proxy.check.command.running_delivery", lambda: running)
+    text = f'[qmail]\nhome = "{home}"\ndefault_delivery = "./Mailbox"\n'
+    found = check(loaded(text, tmp_path), os.environ)
+    told = [f.level for f in found if "default_delivery" in str(f)]
+    assert told == ([level] if level else [])
