@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.config import Config, ConfigError
@@ -226,15 +227,26 @@ def places(config: Config, worker: int = 0) -> list[Place]:
 
     return [
         Place(
-            backend_settings(backend, learn_auth=config.auth.offer != "never").part(
-                worker, config.listen.workers
-            ),
+            replace(
+                backend_settings(backend, learn_auth=config.auth.offer != "never"),
+                startup_files=startup_files(config),
+            ).part(worker, config.listen.workers),
             frozenset(map(_bytes, backend.domains)),
             backend.weight,
             backend.backup,
         )
         for backend in config.backend
     ]
+
+
+def startup_files(config: Config) -> tuple[str, ...]:
+    """What qmail-smtpd and tcpserver read when a connection begins."""
+    home = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
+    control = os.path.join(home, "control")
+    rules = config.listen.tcprules
+    if rules is None:
+        return (control,)
+    return control, os.path.join(config.qmail.root, rules.lstrip("/"))
 
 
 def backend_settings(

@@ -58,6 +58,7 @@ class Channel(asyncio.Protocol):
         "offered",
         "owner",
         "private",
+        "read",
         "reset_first",
         "step",
         "used",
@@ -81,6 +82,7 @@ class Channel(asyncio.Protocol):
         self.offered: frozenset[bytes] = frozenset()
         self.owner: ChannelOwner | None = None
         self.private = False  # it has seen AUTH: for nobody else
+        self.read: object = None  # what the backend's files were when it began
         self.reset_first = False  # RSET is due before the next MAIL
         self.step = "greeting"
         self.used = 0
@@ -94,8 +96,15 @@ class Channel(asyncio.Protocol):
             and not self._waiting
             and not self._unsent
             and self._reader.empty
+            and not self.sending
             and not self._transport.is_closing()
         )
+
+    @property
+    def sending(self) -> bool:
+        """Whether bytes are still in our buffer: what the backend says meanwhile
+        is no answer to them."""
+        return self._transport.get_write_buffer_size() > 0
 
     def ask(self, *commands: tuple[bytes, OnReply]) -> None:
         """Send command lines (without CRLF), each with whom to tell its reply.
@@ -124,17 +133,15 @@ class Channel(asyncio.Protocol):
             self._transport.write(data)
 
     def end_message(self, data: bytes, on_reply: OnReply) -> None:
-        """The last bytes of a message and the final dot.
-
-        It is not sent where a reply has begun already: that cannot be the answer,
-        and its end would be taken for it.
-        """
-        if not self._reader.empty:
-            self.drop("message: a reply has begun that nobody asked for")
-            return
+        """The last bytes of a message and the final dot; see :attr:`replying`."""
         self.step = FINAL_DOT
         self._waiting.append(on_reply)
         self.write(data + b".\r\n")
+
+    @property
+    def replying(self) -> bool:
+        """Whether a reply has begun and is not complete."""
+        return not self._reader.empty
 
     def drop(self, why: str, said: Reply | None = None) -> None:
         """Close at once; the owner is told."""

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from proxy.backend import identity
+from proxy.backend.channel import FINAL_DOT
 from proxy.backend.choice import Group
 from proxy.backend.client import Client
 from proxy.backend.greeting import answer_to, is_refusal
@@ -42,6 +43,7 @@ class Conversation:
     """Implements the ``relay_`` requests of the dialogue."""
 
     __slots__ = (
+        "_accepted",
         "_asked",
         "_auth",
         "_authenticated",
@@ -52,7 +54,7 @@ class Conversation:
         "_mail",
         "_mail_refusal",
         "_prefix",
-        "_promised",
+        "_repeated",
         "_step",
     )
 
@@ -62,12 +64,13 @@ class Conversation:
         self._listener = listener
         self._mail = b""
         self._asked: deque[bytes] = deque()
+        self._accepted: list[bytes] = []  # recipients of this transaction
+        self._repeated = 0  # so many of the asked ones were accepted before
         self._mail_refusal: Reply | None = None
         self._prefix = b""
         self._auth: bytes | None = None  # the command, until it can be sent
         self._authenticated = False
         self._left = False
-        self._promised = False
         self._step = _Step.IDLE
 
     @property
@@ -91,7 +94,7 @@ class Conversation:
     def turn_to(self, group: Group) -> bool:
         """Have what comes served by ``group``; ``False`` while the transaction
         that is under way may have a recipient at another one."""
-        if self._asked or self._promised:
+        if self._asked or self._accepted:
             return False
         self._let_go()
         self._forget_transaction()
@@ -156,6 +159,9 @@ class Conversation:
         """The message's last bytes and the final dot."""
         channel = self._link.channel
         assert channel is not None
+        if channel.replying:  # not to our dot, and its end would pass for that
+            channel.drop("message: a reply has begun that nobody asked for")
+            return
         self._step = _Step.DOT
         self._link.expect(self.backend.settings.final_timeout)
         channel.end_message(self._take_prefix() + piece, self._message_answered)
@@ -163,14 +169,14 @@ class Conversation:
     def abort(self) -> None:
         """Give the transaction up; nothing that was asked is told any more."""
         self._asked.clear()
-        channel = self._link.channel
+        link, channel = self._link, self._link.channel
         if channel is not None:
             if self._step is _Step.ENVELOPE and channel.usable:
                 channel.reset_first = True
-                self._link.fresh = False  # from now on it is a used one
             else:
-                self._link.discard()
+                link.discard()
         self._forget_transaction()
+        self._rest()
 
     def leave(self) -> None:
         """The client's session is over."""
@@ -182,7 +188,10 @@ class Conversation:
     # The channel's owner.
 
     def channel_blocked(self) -> None:
-        self._link.expect(self.backend.settings.data_timeout)
+        # Every other step has its own time already, which holds however slowly
+        # its bytes go out.
+        if self._step is _Step.MESSAGE:
+            self._link.expect(self.backend.settings.data_timeout)
         self._listener.relay_blocked()
 
     def channel_writable(self) -> None:
@@ -215,10 +224,10 @@ class Conversation:
         elif self._asked:
             self._send_envelope()
         else:
-            self._link.expect(float("inf"))
+            self._rest()
 
     def link_trouble(self, answer: Reply, step: str, why: str) -> None:
-        if answer.permanent:  # the client itself is refused
+        if answer.permanent and self._link.fresh:  # the client itself is refused
             self._fail(answer, step, why)
         else:
             self._lost(answer, step, why)
@@ -234,6 +243,14 @@ class Conversation:
             self._fail(replies.BACKEND_LOST, _Step.AUTH.value, why)
         else:
             self._link.open(helo, alone=self._auth is not None)
+
+    def _rest(self) -> None:
+        """No transaction is open: the connection is for others, unless it is
+        this client's by authentication."""
+        if self._step is not _Step.IDLE or self._authenticated:
+            self._link.expect(float("inf"))
+        else:
+            self._link.rest()
 
     def _let_go(self) -> None:
         complete = self._step not in (_Step.AUTH, _Step.MESSAGE)
@@ -257,6 +274,7 @@ class Conversation:
             return
         if reply.code != 334:
             self._step = _Step.IDLE
+            self._rest()
         self._listener.auth_answered(reply)
 
     # Inside: the envelope.
@@ -292,25 +310,48 @@ class Conversation:
             self._confused("XFORWARD", reply)
 
     def _mailed(self, reply: Reply) -> None:
-        if reply.code == 250:
+        if reply.positive:
             return
-        if is_refusal(reply):
-            self._mail_refusal = reply
-        else:
+        if not is_refusal(reply):
             self._confused("MAIL", reply)
+        elif not self._ask_anew("MAIL", reply):
+            self._mail_refusal = reply
 
     def _rcpt_answered(self, reply: Reply) -> None:
         if self._mail_refusal is not None:
             reply = self._mail_refusal  # it says 503, MAIL was the reason
-        if reply.code in (250, 251):
-            self._promised = True
-        elif not is_refusal(reply):
+        repeated = self._repeated > 0
+        if not (reply.positive or is_refusal(reply)) or (
+            repeated and not reply.positive
+        ):
             self._confused("RCPT", reply)
             return
-        self._asked.popleft()
+        if not reply.positive and self._ask_anew("RCPT", reply):
+            return
+        argument = self._asked.popleft()
+        if reply.positive:
+            self._accepted.append(argument)
         if not self._asked:
             self._link.expect(float("inf"))
-        self._listener.recipient_answered(reply)
+        if repeated:
+            self._repeated -= 1
+        else:
+            self._listener.recipient_answered(reply)
+
+    def _ask_anew(self, step: str, reply: Reply) -> bool:
+        """Have a refusal for good confirmed by a new connection where it came over
+        a used one: qmail-smtpd knows its control files as they were when it
+        started, and tcpserver's rules as they were when it was connected to.
+        Recipients that were accepted already are told again."""
+        link = self._link
+        if not reply.permanent or link.fresh or self._authenticated:
+            return False
+        accepted, asked = self._accepted, self._asked
+        link.discard()
+        self._forget_transaction()
+        self._asked = deque([*accepted, *asked])
+        self._repeated = len(accepted)
+        return link.replace(step, f"asked again, after: {reply.text}")
 
     # Inside: the message.
 
@@ -322,20 +363,30 @@ class Conversation:
             assert self._link.channel is not None
             self._link.channel.reset_first = True
             self._forget_transaction()
+            self._rest()
         else:
             self._confused("DATA", reply)
             return
         self._listener.data_answered(reply)
 
     def _message_answered(self, reply: Reply) -> None:
-        if reply.code != 250 and not is_refusal(reply):
+        channel = self._link.channel
+        assert channel is not None
+        if channel.sending:
+            # It has not read our dot: no is no, but nothing has been taken.
+            self._link.discard()
+            if reply.positive:
+                why = f"the backend answered before it had the dot: {reply.text}"
+                self._fail(replies.BACKEND_CONFUSED, FINAL_DOT, why)
+                return
+        if not (reply.positive or is_refusal(reply)):
             self._confused("final dot", reply)
             return
-        self._link.expect(float("inf"))
         self._forget_transaction()
-        self._link.fresh = False  # from now on it is a used one
         if self._left:
             self._link.give_back()
+        else:
+            self._rest()
         self._listener.message_answered(reply)
 
     def _take_prefix(self) -> bytes:
@@ -352,7 +403,8 @@ class Conversation:
 
     def _lost(self, reply: Reply, step: str, why: str) -> None:
         """The channel is gone: replace it if nobody can notice, else fail."""
-        if self._asked and not (self._promised or self._authenticated):
+        told = self._accepted or self._repeated
+        if self._asked and not (told or self._authenticated):
             self._forget_transaction()
             if self._link.replace(step, why):
                 return
@@ -368,7 +420,8 @@ class Conversation:
         self._step = _Step.IDLE
         self._mail_refusal = None
         self._prefix = b""
-        self._promised = False
+        self._accepted = []
+        self._repeated = 0
 
     def _ask(self, *commands: tuple[bytes, Callable[[Reply], None]]) -> None:
         channel = self._link.channel

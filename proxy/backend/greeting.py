@@ -25,6 +25,10 @@ OnTrouble = Callable[[Reply, str, str], None]
 _NOT_YOU = (521, 554)
 
 
+# It does not know EHLO (RFC 5321 §3.2); every other refusal is about the client.
+_NO_EHLO = (500, 502)
+
+
 def is_refusal(reply: Reply) -> bool:
     """421 is no answer to a command: the backend is about to leave."""
     return 400 <= reply.code < 600 and reply.code != 421
@@ -75,18 +79,18 @@ class Greeting:
             )
             backend.heard(reply)
             self._introduce(reply.lines[1:])
-        elif is_refusal(reply):
+        elif reply.code in _NO_EHLO:
             channel.offered = frozenset()
-            channel.helo = None
-            self._ask(b"HELO " + backend.hostname, self._helo_answered)
+            channel.helo = None  # EHLO is tried again the next time
+            self._ask(b"HELO " + self._helo, self._helo_answered)
         else:
-            self._confused("EHLO", reply)
+            self._refused("EHLO", reply)
 
     def _helo_answered(self, reply: Reply) -> None:
         if reply.code == 250:
             self._introduce(())
         else:
-            self._confused("HELO", reply)
+            self._refused("HELO", reply)
 
     def _introduce(self, offers: Sequence[bytes]) -> None:
         """Say who the client is, once a connection (XCLIENT), or see whether it
@@ -115,6 +119,13 @@ class Greeting:
             self._on_trouble(reply, "XCLIENT", f"the backend said: {reply.text}")
         else:
             self._confused("XCLIENT", reply)
+
+    def _refused(self, step: str, reply: Reply) -> None:
+        """A refusal of the client's name is the answer to its recipients."""
+        if is_refusal(reply):
+            self._on_trouble(reply, step, f"the backend said: {reply.text}")
+        else:
+            self._confused(step, reply)
 
     def _confused(self, step: str, reply: Reply) -> None:
         self._on_trouble(answer_to(reply), step, f"the backend said: {reply.text}")

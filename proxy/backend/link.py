@@ -53,12 +53,12 @@ class Link:
         "_opening",
         "_others",
         "_owner",
+        "_told_less",
         "backend",
         "channel",
         "fresh",
         "group",
         "helo",
-        "outdated",
         "ready",
     )
 
@@ -85,8 +85,7 @@ class Link:
         self.ready = False
         """Whether the channel was greeted."""
         self.fresh = False
-        self.outdated = False
-        """Whether a program was started when less was known of the client."""
+        self._told_less = False  # a program, when less was known of the client
 
     @property
     def opening(self) -> bool:
@@ -96,6 +95,7 @@ class Link:
     def open(self, helo: bytes, *, alone: bool = False) -> None:
         """Have a connection, greeted as ``helo``; ``alone``: a new one."""
         self.helo = helo
+        self.fresh = False
         self._alone = alone
         self._others = self.group.candidates()
         self._connect()
@@ -104,7 +104,13 @@ class Link:
         """More is known of the client now."""
         self._client = client
         there = self.channel is not None or self.opening
-        self.outdated = there and bool(self.backend.settings.command)
+        self._told_less = there and bool(self.backend.settings.command)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the other end knows what is not so any more."""
+        channel = self.channel
+        return self._told_less or (channel is not None and self.backend.stale(channel))
 
     def go_on(self) -> None:
         """Another transaction over the same connection."""
@@ -131,8 +137,10 @@ class Link:
             self.channel.deadline = self.backend.now() + seconds
 
     def forget(self) -> None:
-        """The channel is not ours any more."""
-        self.channel = None
+        """The channel is not ours any more, nor does it hold the client up."""
+        if self.channel is not None:
+            self.channel = None
+            self._listener.relay_writable()
         self.ready = False
 
     def discard(self) -> None:
@@ -141,6 +149,18 @@ class Link:
         if channel is not None:
             self.forget()
             self.backend.discard(channel)
+
+    def rest(self) -> None:
+        """No transaction is open.  A connection that others can use goes back; one
+        that nobody else may have is kept as long as an idle one."""
+        channel = self.channel
+        if channel is None:
+            return
+        if channel.usable and self.backend.unshared(channel):
+            self.fresh = False  # from now on it is a used one
+            self.expect(self.backend.settings.kept_seconds)
+        else:
+            self.give_back()
 
     def give_back(self) -> None:
         """The connection is not needed any more."""
@@ -169,7 +189,7 @@ class Link:
     def _connect(self) -> None:
         """Go to the first of those that may be tried."""
         backend = self._others.pop(0)
-        self.outdated = False
+        self._told_less = False
         if backend is not self.backend:
             self.backend = backend
             self.fresh = False

@@ -19,6 +19,7 @@ from proxy.backend.program import NoPlace
 from proxy.backend.reach import Reach
 from proxy.backend.settings import BackendSettings, same_place
 from proxy.backend.slots import Slots
+from proxy.backend.startup_files import StartupFiles
 from proxy.smtp.auth import offered_line
 from proxy.smtp.reply import Reply
 
@@ -70,6 +71,8 @@ class Backend:
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
         self._slots = Slots(settings.connections)
         self._retired = False
+        self._files = StartupFiles(settings.startup_files)
+        self._reloads = 0
 
     def __str__(self) -> str:
         return str(self.settings)
@@ -98,16 +101,15 @@ class Backend:
         return bool(self._live or self._opening or self._programs)
 
     def use(self, settings: BackendSettings) -> None:
-        """Other settings from now on.  Where they name another place, or another
-        way to it, no connection of before serves a further session."""
+        """Other settings from now on, or the same read anew: no connection of before
+        serves a further transaction."""
+        self._reloads += 1
+        self._end_idle()
         if not same_place(settings, self.settings):
             self.up, self.trouble, self.auth_offered = None, "", b""
-            for channel in self._live:
-                channel.used = _USES_MAX
-            for channel in self._idle:
-                self._end(channel)
-            self._idle.clear()
             self._breaker.forget()
+        if settings.startup_files != self.settings.startup_files:
+            self._files = StartupFiles(settings.startup_files)
         self._breaker.configure(settings.breaker_failures, settings.breaker_seconds)
         self._slots.limit = settings.connections
         self.settings = settings
@@ -124,16 +126,28 @@ class Backend:
         """It is not configured any more: what is under way is finished, and no
         connection serves a further session."""
         self._retired = True
-        for channel in self._idle:
-            self._end(channel)
-        self._idle.clear()
+        self._end_idle()
+
+    def stale(self, channel: Channel) -> bool:
+        """Whether it began before one of the backend's files changed, or before a
+        reload: it may answer what is not so any more."""
+        return channel.read != self._read
+
+    def unshared(self, channel: Channel) -> bool:
+        """Whether it is of use only to the client that has it now."""
+        nobody_else = self.settings.per_client or not self.settings.kept
+        return nobody_else and not channel.private and not self._retired
 
     def reuse(self, client: Client | None) -> Channel | None:
         """An idle connection that is still good for ``client``, if there is one."""
+        if not self._idle:
+            return None
         oldest = self.now() - self.settings.kept_seconds
+        read = self._read
         while self._idle:
             channel = self._idle.pop()
-            if channel.usable and channel.deadline >= oldest:
+            good = channel.usable and channel.read == read
+            if good and channel.deadline >= oldest:
                 channel.deadline = float("inf")
                 return channel
             self._end(channel)
@@ -194,8 +208,10 @@ class Backend:
         now = self.now()
         oldest = now - min(self.settings.kept_seconds, self.kept_at_most)
         idle, self._idle = self._idle, []
+        read = self._read if idle else None
         for channel in idle:
-            if channel.usable and channel.deadline >= oldest:
+            good = channel.usable and channel.read == read
+            if good and channel.deadline >= oldest:
                 self._idle.append(channel)
             else:
                 self._end(channel)
@@ -222,6 +238,16 @@ class Backend:
             self._end(channel)
         self._idle.clear()
         await self._reach.programs.close()
+
+    @property
+    def _read(self) -> object:
+        """What a connection that begins now reads; see ``Channel.read``."""
+        return self._reloads, self._files.identity()
+
+    def _end_idle(self) -> None:
+        for channel in self._idle:
+            self._end(channel)
+        self._idle.clear()
 
     def _end(self, channel: Channel) -> None:
         self._live.discard(channel)
@@ -309,6 +335,7 @@ class Backend:
         if attempt is Attempt.FORBIDDEN:
             on_failure("breaker", f"not tried again yet: {self.trouble}", None)
             return
+        read = self._read
         try:
             channel = await connect(
                 settings, client, self._reach, self.hostname, self.now
@@ -331,7 +358,6 @@ class Backend:
             breaker.succeeded()
             self.up = True
             self.trouble = ""
-            if not same_place(settings, self.settings):  # another, meanwhile
-                channel.used = _USES_MAX
+            channel.read = read
             self._live.add(channel)
             on_channel(channel)

@@ -27,7 +27,8 @@ class BackendSettings:
     ``breaker_seconds``; 0 of them: attempts are always made.  There are at most
     ``connections`` at a time, 0 is no limit; who wants one more waits for
     ``connection_wait``.  ``learn_auth``: remember which mechanisms of AUTH it
-    offers.
+    offers.  ``startup_files`` are what it reads when a connection begins, as far as
+    they can be seen from here: files, and directories of files.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +52,7 @@ class BackendSettings:
     send_proxy: str = ""
     identify: str = ""
     learn_auth: bool = False
+    startup_files: tuple[str, ...] = ()
 
     @property
     def reaches(self) -> bool:

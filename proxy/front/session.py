@@ -289,13 +289,15 @@ class Session(Authenticated, Encrypted, SMTP):
 
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
         self._arguments.clear()
-        self._blocked = False  # there is nothing left to wait for
+        self._blocked = False
         if self._task is not None and self._dialogue.state is State.ASKING:
             self._task.cancel()  # nobody wants to know any more
             self._task = None
         self.backend_passed_over(step, why)
         if step == FINAL_DOT:  # whatever became of the client meanwhile
             self._report_message("unknown", reply.text, why)
+        elif self._dialogue.state is State.ENDED:  # but the dot was not sent
+            self._report_message(outcome_of(reply), reply.text, why)
         if not self._gone:
             self._dialogue.relay_failed(reply)
             self._after()
@@ -308,8 +310,9 @@ class Session(Authenticated, Encrypted, SMTP):
         self._flow()
 
     def relay_writable(self) -> None:
-        self._blocked = False
-        self._flow()
+        if self._blocked:
+            self._blocked = False
+            self._flow()
 
     def _converse(self) -> Conversation:
         group = self._door.backends.default

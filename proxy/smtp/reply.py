@@ -100,10 +100,11 @@ class ReplyReader:
     Bounded: a reply longer than ``limit`` bytes is a :class:`BadReply`.
     """
 
-    __slots__ = ("_buffer", "_limit", "_lines")
+    __slots__ = ("_buffer", "_code", "_limit", "_lines")
 
     def __init__(self, limit: int = 65536) -> None:
         self._buffer = b""
+        self._code = b""  # of the lines that are held
         self._lines: list[bytes] = []
         self._limit = limit
 
@@ -147,6 +148,9 @@ class ReplyReader:
         match = _REPLY_LINE.fullmatch(line)
         if match is None:
             raise BadReply("not a reply line: " + repr(line[:80])[1:])
+        if self._lines and match[1] != self._code:  # RFC 5321 §4.2.1
+            raise BadReply("one reply with two codes: " + repr(line[:80])[1:])
+        self._code = match[1]
         self._lines.append(match[3] or b"")
         if match[2] == b"-":
             return None

@@ -131,15 +131,17 @@ async def test_the_connection_is_never_anybody_elses() -> None:
                 assert got[-1] == 250
                 await client.command(b"QUIT")
             await front.settled()
-            await front.until(lambda: not front.fake.open_connections)
-            assert front.fake.commands[-1] == b"QUIT"
-            assert front.backend.connections == 0
+            # After a refusal the mail went over another one, which is anybody's.
+            left = 0 if expected == 235 else 1
+            await front.until(lambda: front.fake.open_connections == left)  # noqa: B023
+            assert front.fake.commands.count(b"QUIT") == 1 + left
+            assert front.backend.connections == left
         before = front.fake.connections
         async with session(front) as client:
             assert await code(client, b"MAIL FROM:<>") == 250
             assert await code(client, b"RCPT TO:<%s>" % FOREIGN) == 553
             assert await code(client, b"RCPT TO:<a@example.test>") == 250
-        assert front.fake.connections == before + 1
+        assert front.fake.connections == before  # that of the mail after the refusal
 
 
 async def test_a_kept_connection_is_not_used_for_auth() -> None:
@@ -211,7 +213,6 @@ async def test_cancelled_and_refused_by_the_backend() -> None:
         assert await code(client, b"*") == 501
         assert await code(client, b"AUTH PLAIN ?") == 501
         assert await code(client, BAD) == 535
-        assert front.fake.connections == 1
         assert await code(client, GOOD) == 421
         assert await client.rest() == b""
         assert len(ends(front)) == 3

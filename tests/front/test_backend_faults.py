@@ -117,11 +117,11 @@ def refusals(step: str) -> Iterator[Row]:
         fault = f"{code // 100}xx"
         if step == "greeting":
             yield Row(step, fault, script, [451, 503])
-        elif step == "EHLO":  # then HELO
-            yield Row(step, fault, script, WORKS, "accepted", 1, True, False)
+        elif step == "EHLO":  # about the client
+            yield Row(step, fault, script, [code, 503])
         elif step == "HELO":
             script["EHLO"] = b"502 no\r\n"
-            yield Row(step, fault, script, [451, 503])
+            yield Row(step, fault, script, [code, 503])
         elif step == "DATA":
             yield Row(step, fault, script, [250, code], outcome, 0, True, False)
         elif step == "dot":

@@ -70,7 +70,6 @@ async def test_connections_in_the_clear_are_not_kept_when_tls_is_configured() ->
     async with running(fake=behind) as front:
         assert await deliver(front) == [250, 250, 354, 250]
         await front.settled()
-        front.backend.use(front.backend.settings)
         assert await deliver(front) == [250, 250, 354, 250]
         await front.settled()
         assert behind.connections == 1

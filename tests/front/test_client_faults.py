@@ -163,7 +163,7 @@ async def test_it_sends_byte_by_byte() -> None:
 @pytest.mark.parametrize("restart", [b"RSET", b"MAIL FROM:<two@b.test>", b"EHLO c"])
 async def test_it_begins_anew(restart: bytes) -> None:
     """K-rset-mid, K-mail-twice: nothing of the first transaction is left at the
-    backend, which is told with RSET, on the same connection."""
+    backend, which is told with RSET or EHLO, on the same connection."""
     async with running() as front, await RawClient.connect(front.port) as client:
         await client.reply()
         await client.command(b"MAIL FROM:<one@b.test>")
@@ -175,7 +175,7 @@ async def test_it_begins_anew(restart: bytes) -> None:
         (mail,) = front.fake.received
         assert mail.mail == b"FROM:<two@b.test>"
         assert mail.recipients == [b"TO:<b@example.test>"]
-        assert b"RSET" in front.fake.commands
+        assert b"RSET" in front.fake.commands or b"EHLO c" in front.fake.commands
         assert front.fake.connections == 1
 
 

@@ -518,4 +518,5 @@ async def test_one_is_added() -> None:
         for _ in range(4):
             assert await told(front, A) == GOOD
         assert [len(f.received) for f in (old, new)] == [3, 2]
-        assert old.connections == 1  # it stays the same
+        # It stays the same; a reload ends what was idle.
+        assert old.connections == 2
