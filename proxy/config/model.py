@@ -23,6 +23,7 @@ from proxy.config.groups import check_groups
 from proxy.config.leakwatch import LeakWatch
 from proxy.config.limits import Limits
 from proxy.config.process import Process
+from proxy.config.relay import Relay
 from proxy.config.rules import QmailRule, RuleKeys, read_rule
 from proxy.config.section import Section
 from proxy.config.tls import Tls
@@ -38,7 +39,6 @@ from proxy.config.values import (
     ListenAddress,
     Processes,
     ProxyNetwork,
-    RelayNetwork,
     Seconds,
     Text,
     Token,
@@ -356,41 +356,6 @@ class Log(Section):
         default="info",
         description="The least level that is written: every recipient and message is"
         " info, trouble with the backend is warning. Read at the start only.",
-    )
-
-
-class Relay(Section):
-    """Who may send to other hosts' recipients. qmail sees our address, not the
-    client's, so this is decided here and not by qmail's tcprules."""
-
-    trusted: Annotated[tuple[RelayNetwork, ...], BeforeValidator(split_list)] = Field(
-        default=(),
-        description="Networks whose clients may send to any domain, as with"
-        ' RELAYCLIENT="" in tcprules: ["192.0.2.0/24", "2001:db8::/32"]. qmail-smtpd'
-        " must let them, too: RELAYCLIENT set for the front door's own address.",
-    )
-    allow_missing_rcpthosts: bool = Field(
-        default=False,
-        description="Without control/rcpthosts qmail takes mail for every domain: an"
-        " open relay. Set this to true if that is what you want.",
-    )
-    everybody: bool = Field(
-        default=False,
-        description="If listen.tcprules or relay.trusted let most of the Internet"
-        " relay, the service does not start: an open relay. Set this to true if that"
-        " is what you want (no stranger can reach the port, say).",
-    )
-    allow_percenthack: bool = Field(
-        default=True,
-        description="Where control/percenthack names one of your domains, anybody may"
-        " send to user%any.where@your.domain: qmail relays it. Set this to false to"
-        " refuse what leads to a domain that is not in rcpthosts.",
-    )
-    interlock_interval: Seconds = Field(
-        default=300.0,
-        description="Seconds between two questions to qmail-smtpd whether it would"
-        " relay for us; the log, metrics, /readyz and the status page tell. No mail"
-        " is sent. 0: never ask.",
     )
 
 

@@ -403,8 +403,8 @@ def test_docs_name_programs_that_let_clients_relay(name: str) -> None:
     [
         'OPTS="-R -H -x /etc/a.cdb"\nexec tcpserver $OPTS 0 smtp qmail-smtpd\n',
         'CMD="tcpserver -x /etc/a.cdb 0 smtp qmail-smtpd"\nexec $CMD\n',
-        "exec sslserver -seVn -Rp -Xx /etc/a.cdb :0 smtp qmail-smtpd\n",
-        "exec sslserver -n -V -x /etc/a.cdb 0 smtp qmail-smtpd\n",
+        "exec sslserver -seVn -x /etc/a.cdb :0 smtp qmail-smtpd\n",
+        "exec sslserver -n -x /etc/a.cdb 0 smtp qmail-smtpd\n",
         "exec tcpserver -I eth0 -x /etc/a.cdb 0 smtp qmail-smtpd\n",
     ],
 )
