@@ -22,6 +22,7 @@ from tests.live.process import (
 )
 from tests.live.process import write_config as write
 from tests.support.backend import FakeQmail
+from tests.support.cdbmake import make_cdb
 from tests.support.smtp_client import RawClient
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n..dot\r\n\xff\x00 odd\r\n"
@@ -327,6 +328,22 @@ async def test_without_rcpthosts_it_does_not_start(
     assert "relay.allow_missing_rcpthosts = true" in line
     allowed = {**settings, "relay.allow_missing_rcpthosts": True}
     async with serving(tmp_path, allowed) as served:
+        assert await codes_for(served, b"x@foreign.test") == [250]
+
+
+@pytest.mark.fault("H2")
+async def test_rules_that_open_the_relay_do_not_start(
+    tmp_path: Path, host: Path, settings: Settings
+) -> None:
+    (host / "tcp.cdb").write_bytes(make_cdb([(b"", b"+RELAYCLIENT=\0")]))
+    rules = {**settings, "listen.tcprules": "/tcp.cdb"}
+    config = write(tmp_path / "config.toml", rules)
+    status, out, err = await run("serve", "-c", str(config))
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "its rule for everybody sets RELAYCLIENT" in line
+    assert "relay.everybody = true" in line
+    async with serving(tmp_path, {**rules, "relay.everybody": True}) as served:
         assert await codes_for(served, b"x@foreign.test") == [250]
 
 
