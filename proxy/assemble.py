@@ -121,7 +121,7 @@ def engine_in_steps(
     )
     rules: list[Rule] = []
     for number, name in enumerate(rule_names(config.rules)):
-        rule = yield from _rule(config, number, context._replace(name=name))
+        rule = yield from rule_in_steps(config, number, context._replace(name=name))
         rules.append(rule)
     # The rule qmail looks after relaying itself, and faster.
     plain = all(isinstance(rule, QmailRule) for rule in rules)
@@ -134,7 +134,8 @@ def engine_in_steps(
     )
 
 
-def _rule(config: Config, number: int, context: Context) -> Steps[Rule]:
+def rule_in_steps(config: Config, number: int, context: Context) -> Steps[Rule]:
+    """One of them; raises :class:`~proxy.config.ConfigError`."""
     keys: RuleKeys = config.rules[number]
     module = rule_module(keys.type)
     try:

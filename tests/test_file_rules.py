@@ -225,6 +225,22 @@ class TestOthersRules:
         assert status == 0
         assert "rules[1].letters = 99: nobody has so many: write less" in output
 
+    @pytest.mark.fault("R8")
+    @pytest.mark.parametrize("steps", ["", "    yield\n"])
+    def test_one_that_cannot_be_made_fails_the_check(
+        self, tmp_path: Path, installed: str, steps: str
+    ) -> None:
+        broken = THEIRS.replace(
+            "    return SourceRule(", f"{steps}    raise OSError('no licence')\n"
+        ).replace("settings, Counting(settings.letters), context)", "")
+        write(tmp_path / "site/counting_rule.py", broken)
+        path = with_rule(tmp_path, 'type = "counting"\nletters = 3', alone=True)
+        status, output, _ = backstop("check", path, PYTHONPATH=installed)
+        assert status == 1
+        assert (
+            'rules[1].type = "counting": cannot be made: OSError: no licence' in output
+        )
+
     def test_its_keys_are_checked(self, tmp_path: Path, installed: str) -> None:
         path = with_rule(tmp_path, 'type = "counting"\nletter = 3')
         status, _, error = backstop("explain", path, "a@b", PYTHONPATH=installed)

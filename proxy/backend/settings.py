@@ -73,6 +73,7 @@ class BackendSettings:
 
         return replace(
             self,
+            kept=part(self.kept) if self.kept else 0,
             connections=part(self.connections) if self.connections else 0,
             command_concurrency=part(self.command_concurrency),
         )

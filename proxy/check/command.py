@@ -26,7 +26,7 @@ from proxy.check.rules import check_rules
 from proxy.check.tls import check_reload, check_tls
 from proxy.check.vpopmail import check_vpopmail
 from proxy.config import Address, Config, ConfigError, load, read_address
-from proxy.config.model import KeyPath
+from proxy.config.model import Backend, KeyPath
 from proxy.config.problem import shown
 from proxy.interfaces import interface_addresses
 from proxy.look.home import running_delivery
@@ -129,6 +129,10 @@ def _network(config: Config, settings: Settings) -> Iterator[Finding]:
             remedy = f"name {shown(command[0])} by its whole path"
             key = ("backend", number, "command")
             yield settings.finding(ERROR, key, what, remedy)
+        if what := _pool_trouble(backend, config.listen.workers):
+            remedy = "lower it (and listen.workers), or raise that limit"
+            pool: KeyPath = ("backend", number, "pool")
+            yield settings.finding(WARNING, pool, what, remedy)
         what, remedy = _socket_trouble(backend.unix_path)
         if what:
             yield settings.finding(WARNING, where, what, remedy)
@@ -171,6 +175,22 @@ def _backends(config: Config, settings: Settings) -> Iterator[Finding]:
         )
         remedy = "see that those know the users, and relay for them"
         yield settings.finding(WARNING, ("auth", "offer"), what, remedy)
+
+
+_TCPSERVER = 40  # its -c, if nobody sets it
+
+
+def _pool_trouble(backend: Backend, workers: int) -> str:
+    """Whether idle connections may leave the backend too few for a burst."""
+    if backend.command or backend.transparent or backend.send_proxy:
+        return ""  # theirs are one client's, and are not kept
+    kept = max(backend.pool, workers) if backend.pool else 0
+    most = backend.connections or _TCPSERVER
+    if kept * 4 <= most * 3:
+        return ""
+    limit = "backend.connections allows" if backend.connections else "tcpserver takes"
+    usual = "" if backend.connections else " unless its -c says otherwise"
+    return f"{kept} connections may be idle of the {most} that {limit}{usual}"
 
 
 def _socket_trouble(path: str | None) -> tuple[str, str]:

@@ -6,17 +6,20 @@ Knows: where a rule's keys and files stand.  Knows not: any rule.  Called by
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 
+from proxy import assemble
 from proxy.check.finding import ERROR, Finding, Settings
-from proxy.config import Config, Problem
+from proxy.config import Config, ConfigError, Problem
 from proxy.config.problem import printable
 from proxy.config.rules import RemoteKeys, RuleKeys, SourceKeys, rule_module
 from proxy.qmail.decide import TROUBLE
 from proxy.qmail.smtpd import domain_allowed, suffixes
 from proxy.qmail.trail import SILENT
-from proxy.rules.engine import LIMIT_SECONDS
+from proxy.rules.engine import LIMIT_SECONDS, Closable
+from proxy.rules.slices import at_once
 from proxy.rules.source import Context
 from proxy.rules.trouble import WARNING, Trouble
 
@@ -44,16 +47,42 @@ def check_rules(config: Config, context: Context) -> Iterator[Finding]:
         if number == len(config.rules) - 1:
             for trouble in _left_over(config.rules, context):
                 yield Finding(trouble.level, problem_of(config, number, trouble))
-        look = getattr(rule_module(keys.type), "check", None)
-        if look is None:
-            continue
-        try:
-            for trouble in look(keys, context):
-                yield Finding(trouble.level, problem_of(config, number, trouble))
-        except Exception as error:  # of others' rules: the check goes on
-            what = f"cannot be checked: {type(error).__name__}: {error}"
-            trouble = Trouble(what, "ask those who wrote it")
-            yield Finding(ERROR, problem_of(config, number, trouble))
+        troubles = list(_own_check(keys, context))
+        for trouble in troubles:
+            yield Finding(trouble.level, problem_of(config, number, trouble))
+        # Those that check themselves say better what building them would.
+        if ERROR not in [trouble.level for trouble in troubles]:
+            yield from _built(config, number, context)
+
+
+def _own_check(keys: RuleKeys, context: Context) -> Iterator[Trouble]:
+    look = getattr(rule_module(keys.type), "check", None)
+    if look is None:
+        return
+    try:
+        yield from look(keys, context)
+    except Exception as error:  # of others' rules: the check goes on
+        what = f"cannot be checked: {type(error).__name__}: {error}"
+        yield Trouble(what, "ask those who wrote it", level=ERROR)
+
+
+def _built(config: Config, number: int, context: Context) -> Iterator[Finding]:
+    """Whether the rule can be made: if not, ``serve`` does not start."""
+
+    async def build() -> None:  # as serve does, in an event loop
+        rule = at_once(assemble.rule_in_steps(config, number, context))
+        if isinstance(rule, Closable):
+            await rule.close()
+
+    try:
+        asyncio.run(build())
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding(ERROR, problem)
+    except Exception as error:  # of its close(), which serve only calls at its end
+        what = f"cannot be closed: {type(error).__name__}: {error}"
+        trouble = Trouble(what, "ask those who wrote it", level=WARNING)
+        yield Finding(WARNING, problem_of(config, number, trouble))
 
 
 _REMEMBERED = ("cache_found", "cache_missing", "last_known_good")

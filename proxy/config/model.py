@@ -228,7 +228,8 @@ class Backend(Ways, Section):
     )
     pool: Whole = Field(
         default=8,
-        description="Idle connections kept for the next message; 0 keeps none.",
+        description="Idle connections kept for the next message. Each of"
+        " listen.workers has its part, one at least. 0 keeps none.",
     )
     pool_age: Seconds = Field(
         default=60.0,

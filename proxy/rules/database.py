@@ -405,6 +405,8 @@ def _spread(parameters: Mapping[str, object]) -> dict[str, object]:
 def _kind(error: Exception) -> type[SourceDown]:
     first = error.args[0] if error.args else None
     state = getattr(error, "sqlstate", None)
+    if isinstance(error, UnicodeEncodeError):  # the charset in the URL has it not
+        return NotHeld
     if state in _NOT_HELD_STATES or first in _NOT_HELD_NUMBERS:
         return NotHeld
     return NoSuchTable if _no_table(error) else SourceDown

@@ -118,8 +118,9 @@ class Engine:
         rule = self._rules[number]
         asked = [rule]
         change = NOTHING
+        limit = asyncio.timeout(self._limit)
         try:
-            async with asyncio.timeout(self._limit):
+            async with limit:
                 answer = await awaited
                 for following in self._rules[number + 1 :]:
                     if isinstance(answer, Instead):
@@ -139,7 +140,10 @@ class Engine:
                 question, verdict = self._changed(question, answer, change)
                 verdict = await self._last_words(asked, question, verdict)
                 return self._final(question, verdict)
-        except Exception as error:  # as above
+        except Exception:  # as above
+            if limit.expired():
+                most = f"{self._limit:g} s, which all rules together have"
+                error = TimeoutError(f"no answer within {most}")
             return self._failed(rule, error)
 
     def _with(

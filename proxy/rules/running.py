@@ -4,6 +4,9 @@ Knows: how many may run, that a program's whole process group ends with it, how 
 it may say.  Knows not: what it is asked, what its answer means.  Used by the rules
 that run programs.
 
+What has left the process group (setsid(2)) is out of reach: a subreaper would be given
+those of ``backend.command`` too, and a qmail-queue among them must finish its work.
+
 No shell is asked.  A start holds the loop for a millisecond or so, as in
 :mod:`proxy.backend.program`.
 """

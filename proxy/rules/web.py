@@ -65,37 +65,62 @@ class Web:
         are verified.  Raises :class:`SourceDown`.
         """
         import aiohttp
-        from yarl import URL
 
         session = self._session
         if session is None or session.closed:
-            connector = aiohttp.TCPConnector(limit=0, force_close=not self._keep)
-            session = self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(),  # the rule has its own
-                auto_decompress=False,
-                headers={"Accept-Encoding": "identity"},
-            )
+            session = self._session = _session(keep=self._keep)
         headers = {"Authorization": authorization} if authorization else None
         try:
-            async with session.request(
-                method,
-                URL(url, encoded=True),
-                json=data,
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                body = await _read(response)
+            try:
+                return await _asked(session, method, url, data, headers)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                new = isinstance(error, aiohttp.ClientConnectorError)
+                if new or not self._keep:
+                    raise
+            # A kept connection that the server has closed; others may be closed, too.
+            # Questions change nothing: a POST may be sent again.
+            async with _session(keep=False) as fresh:
+                return await _asked(fresh, method, url, data, headers)
         except aiohttp.ClientError as error:
             why = str(error) or type(error).__name__
             raise SourceDown(f"{method} failed: {why}") from error
-        return Heard(response.status, body, "json" in response.content_type)
 
     async def close(self) -> None:
         """Close what is kept."""
         if self._session is not None:
             await self._session.close()
+
+
+def _session(*, keep: bool) -> aiohttp.ClientSession:
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=not keep),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(),  # the rule has its own
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
+    )
+
+
+async def _asked(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    data: Any,
+    headers: dict[str, str] | None,
+) -> Heard:
+    from yarl import URL
+
+    async with session.request(
+        method,
+        URL(url, encoded=True),
+        json=data,
+        headers=headers,
+        allow_redirects=False,
+    ) as response:
+        body = await _read(response)
+    return Heard(response.status, body, "json" in response.content_type)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from proxy.backend.settings import BackendSettings
 
 
+@pytest.mark.fault("N17")
 @pytest.mark.parametrize(
     ("whole", "workers", "parts"),
     [
@@ -17,11 +18,13 @@ from proxy.backend.settings import BackendSettings
     ],
 )
 def test_parts_are_the_whole(whole: int, workers: int, parts: list[int]) -> None:
-    settings = BackendSettings(connections=whole, command_concurrency=whole)
+    settings = BackendSettings(connections=whole, command_concurrency=whole, kept=whole)
     got = [settings.part(worker, workers) for worker in range(workers)]
     assert [each.connections for each in got] == parts
     assert [each.command_concurrency for each in got] == parts
+    assert [each.kept for each in got] == parts
 
 
 def test_no_limit_stays_none() -> None:
     assert BackendSettings(connections=0).part(1, 4).connections == 0
+    assert BackendSettings(kept=0).part(1, 4).kept == 0

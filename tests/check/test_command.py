@@ -378,3 +378,30 @@ def test_no_qmail_there(tmp_path: Path) -> None:
     status, output = run(path)
     assert status == 1
     assert 'qmail.home = "/var/qmail": ' in output
+
+
+@pytest.mark.fault("N17")
+@pytest.mark.parametrize(
+    ("backend", "workers", "told"),
+    [
+        ("", 8, ""),
+        ("pool = 30", 8, ""),
+        ("pool = 31", 8, "31 connections may be idle of the 40 that tcpserver takes"),
+        ("", 31, "31 connections may be idle of the 40 that tcpserver takes"),
+        ("pool = 0", 64, ""),
+        ("pool = 8\nconnections = 11", 1, ""),
+        ("pool = 9\nconnections = 11", 1, "of the 11 that backend.connections allows"),
+        ("pool = 60\nconnections = 100", 8, ""),
+        ("pool = 60\nsend_proxy = 'v1'", 8, ""),
+    ],
+)
+def test_idle_connections_that_leave_too_few(
+    backend: str, workers: int, told: str, tmp_path: Path
+) -> None:
+    path = lay_out(tmp_path)
+    usual = path.read_text().replace("[[rules]]", f"{backend}\n[[rules]]")
+    path.write_text(f"{usual}[listen]\nworkers = {workers}\n")
+    found = grave(run(path)[1], tmp_path)
+    pool = [line for line in found if "may be idle" in line]
+    assert len(pool) == bool(told), found
+    assert all(told in line for line in pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import pytest
@@ -95,6 +96,19 @@ class TestOnce:
         it = once(tmp_path, "exit 0", "{recipient}")
         assert await it.word(b"-x@example.test") == "defer"
         assert await it.word() == "accept"
+
+    @pytest.mark.fault("R6")
+    async def test_only_what_leaves_the_group_stays(self, tmp_path: Path) -> None:
+        """As docs/rules.md says."""
+        both = "sleep 3600 & echo $! >stays\n"
+        both += "setsid -f sh -c 'echo $$ >left; exec sleep 3600'"
+        wait = "while ! [ -s left ]; do sleep 0.01; done"
+        it = once(tmp_path, f"cd {tmp_path}\n{both}\n{wait}")
+        assert await it.word() == "accept"
+        await gone(int((tmp_path / "stays").read_text()))
+        left = int((tmp_path / "left").read_text())
+        assert alive(left)
+        os.kill(left, SIGKILL)
 
     async def test_children_do_not_stay(self, tmp_path: Path) -> None:
         pid = tmp_path / "pid"

@@ -20,7 +20,7 @@ from proxy.rules.source import (
     SourceDown,
     SourceRule,
 )
-from proxy.rules.verdict import Instead, Kind, Question, Verdict
+from proxy.rules.verdict import Answer, Instead, Kind, Question, Verdict
 from proxy.smtp import replies
 from tests.support.files import Files
 
@@ -394,3 +394,23 @@ async def test_rules_in_turn_and_their_reasons() -> None:
         "rule staff",
     ]
     assert len(engine.holders) == 2
+
+
+@pytest.mark.fault("R9")
+async def test_past_the_time_of_all_rules_the_reason_says_so() -> None:
+    told: list[str] = []
+
+    class Slow:
+        name = "slow"
+
+        def ask(self, question: Question) -> Awaitable[Answer]:
+            return asyncio.get_running_loop().create_future()
+
+    engine = Engine([Slow()], limit=0.01, on_error=lambda _, e: told.append(str(e)))
+    answer = engine.ask(Question(b"bob@example.test"))
+    assert not isinstance(answer, Verdict)
+    verdict = await answer
+    assert verdict.kind is Kind.DEFER
+    says = "no answer within 0.01 s, which all rules together have"
+    assert verdict.reason == f"the rule failed: TimeoutError: {says}"
+    assert told == [says]

@@ -179,6 +179,26 @@ async def test_what_a_column_cannot_hold_is_in_no_row(
     maria.sql("DROP TABLE people")
 
 
+@pytest.mark.fault("R5")
+@pytest.mark.parametrize("charset", ["latin1", "gbk", "ascii", "utf8mb4"])
+async def test_what_the_connection_cannot_write_is_in_no_row(
+    maria: MariaDB, make: MakeRule, charset: str
+) -> None:
+    """The URL may name a character set that has not every letter."""
+    add_people(maria)
+    url = f"{url_of(maria)}&charset={charset}"
+    rule = make(maria, url=url)
+    all_of = make(maria, url=url, query=QUERY + " OR address = :at_domain")
+    maria.sql("INSERT INTO people (address) VALUES ('@all.test')")
+    names = (b"\xd0\xb1", b"bob\xe9", b"\xe7\xb8\x97' OR '1'='1", b"\xf0\x9f\x98\x80")
+    for name in names:
+        assert await rule.says(name + b"@example.test") == "reject", rule.errors
+        assert await all_of.says(name + b"@all.test") == "accept"
+    assert await rule.says("bob@example.test") == "accept"
+    assert not rule.errors
+    maria.sql("DROP TABLE people")
+
+
 async def test_what_a_database_cannot_hold_is_in_no_row(
     pg: Postgres, make: MakeRule
 ) -> None:

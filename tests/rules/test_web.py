@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
@@ -180,6 +181,61 @@ async def test_down_slow_and_back(kind: str) -> None:
     assert await it.word() == "defer"
     async with served(slow, port):
         assert await it.word() == "accept"
+        await it.rule.close()
+
+
+class Tired:
+    """An HTTP server that closes each connection after some answers, without a word,
+    when the next question comes."""
+
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+        self.connections = 0
+        self.together = asyncio.Event()
+        self.wanted = 1
+        self._waiting = 0
+
+    async def __call__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.connections += 1
+        for _ in range(self._answers):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
+            self._waiting += 1
+            if self._waiting >= self.wanted:
+                self.together.set()
+            await self.together.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+
+@pytest.mark.fault("R4")
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_kept_connections_that_were_closed(method: str) -> None:
+    """Each is as good as none, however many there are."""
+    tired = Tired(1)
+    tired.wanted = 5
+    async with await asyncio.start_server(tired, "127.0.0.1", 0) as server:
+        it = asked(server.sockets[0].getsockname()[1], method=method)
+        several = [it.word(b"bob%d@example.test" % n) for n in range(5)]
+        assert await asyncio.gather(*several) == ["accept"] * 5
+        for _ in range(6):
+            assert await it.word() == "accept", it.errors
+        await it.rule.close()
+
+
+@pytest.mark.fault("R4")
+async def test_a_server_that_always_closes_is_a_deferral() -> None:
+    tired = Tired(0)
+    async with await asyncio.start_server(tired, "127.0.0.1", 0) as server:
+        it = asked(server.sockets[0].getsockname()[1], method="POST")
+        assert await it.word() == "defer"
+        assert tired.connections == 2
         await it.rule.close()
 
 
