@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import encodings.idna  # noqa: F401  (looking a name up imports it, too late)
 import os
+import select
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from proxy.front.activation import ActivationError, inherited
 from proxy.front.sockets import BindError, bind_all, bind_status, shown
 from proxy.front.tls import ServerTls
 from proxy.observe.log import Logger, Schedule
+from proxy.observe.stream import make_own
 from proxy.process import privileges
 from proxy.process.loops import event_loop, run_loop
 from proxy.process.notify import Notifier, NotifyError, Tell
@@ -36,6 +38,7 @@ from proxy.service import Reload, Service, Share, StartError
 
 CANNOT_START = 2
 _LOG_SECONDS = 0.02
+_LAST_WORD_SECONDS = 1.0
 
 _TROUBLE = (
     ConfigError,
@@ -62,6 +65,7 @@ def run(config: Config, reload: Reload) -> int:
     # It would end a process that has no handler for it yet.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     _open_standard_streams()
+    make_own(2)
     event_loop()  # imported while everything may be read
     log = _logger(config, None)
     try:
@@ -216,6 +220,7 @@ def _cannot_start(error: Exception) -> int:
     """One line, by the descriptor: a log pipe that is closed changes nothing,
     not even the exit status."""
     with contextlib.suppress(OSError):
+        select.select([], [2], [], _LAST_WORD_SECONDS)
         os.write(2, f"backstop: {error}\n".encode("utf-8", "backslashreplace"))
     return CANNOT_START
 

@@ -24,6 +24,7 @@ from tests.live.process import (
 )
 from tests.live.surroundings import opened
 from tests.support.backend import FakeQmail
+from tests.support.rights import let_all_enter
 from tests.support.smtp_client import RawClient
 
 
@@ -34,7 +35,10 @@ def several(settings: Settings) -> Settings:
 
 
 def children(served: Served) -> list[int]:
-    pid = served.process.pid
+    return children_of(served.process.pid)
+
+
+def children_of(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]
 
@@ -296,6 +300,64 @@ async def test_term_ends_the_service_whatever_a_worker_does(
         assert not group_exists(process.pid)
     finally:
         await served.kill()
+
+
+def ways_to(pipe: int, process: int) -> list[int]:
+    """With which flags ``process`` has opened it for writing (proc_pid_fdinfo(5))."""
+    wanted = os.readlink(f"/proc/self/fd/{pipe}")
+    found = []
+    for entry in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(entry.readlink()) == wanted:
+                info = Path(f"/proc/{process}/fdinfo/{entry.name}").read_text()
+                found.append(int(info.split("flags:")[1].split()[0], 8))
+    return found
+
+
+@pytest.mark.fault("N24")
+@pytest.mark.parametrize("user", [None, "65534"])
+async def test_no_process_may_wait_for_the_log(
+    tmp_path: Path, several: Settings, user: str | None
+) -> None:
+    """Nor is the pipe changed for those who share it."""
+    if user and os.geteuid():
+        pytest.skip("only root can become another user")
+    read, write = os.pipe()
+    rights: Settings = {"process.user": user, "process.allow_root": user is None}
+    config = write_config(tmp_path / "config.toml", {**several, **rights})
+    let_all_enter(tmp_path)
+    environ = environment()
+    del environ["BACKSTOP_PROCESS__ALLOW_ROOT"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "-c", str(config)),
+        stderr=write,
+        env=environ,
+        start_new_session=True,
+    )
+    try:
+        text = await asyncio.to_thread(read_until, read, b" serves ", 3)
+        assert os.get_blocking(write), text
+        workers = children_of(process.pid)
+        assert len(workers) == 3
+        for each in (process.pid, *workers):
+            flags = ways_to(write, each)
+            assert flags
+            assert all(flag & os.O_NONBLOCK for flag in flags)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, SIGKILL)
+        await process.wait()
+        os.close(read)
+        os.close(write)
+
+
+def read_until(descriptor: int, text: bytes, times: int) -> bytes:
+    said = b""
+    while said.count(text) < times:
+        said += os.read(descriptor, 4096)
+    return said
 
 
 def test_the_board() -> None:

@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import re
+import select
+import socket
 import typing
 import warnings
 from collections.abc import Callable, Iterator
@@ -472,6 +474,52 @@ def test_full_pipe_does_not_block(pipe: tuple[int, int]) -> None:
             logger.flush()
     texts = [read_logfmt(line)["text"] for line in data.decode().splitlines()]
     assert [text.split()[0] for text in texts] == [str(n) for n in range(total)]
+
+
+class AlwaysRoom:
+    """select.poll() of which what it says is out of date: another process has taken
+    the room."""
+
+    def register(self, descriptor: int, events: int) -> None:
+        pass
+
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+        return [(0, select.POLLOUT)]
+
+
+def filled(descriptor: int) -> int:
+    """Write until no more fits; how much did."""
+    total = 0
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            total += os.write(descriptor, b"x" * 512)
+    os.set_blocking(descriptor, True)
+    return total
+
+
+@pytest.mark.fault("N24")
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_room_that_others_take_is_not_waited_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "poll", AlwaysRoom)
+    if kind == "pipe":
+        read, write = os.pipe()
+    else:
+        read, write = (end.detach() for end in socket.socketpair())
+    store = Store()
+    with open(write, "wb", buffering=0) as stream, open(read, "rb", 0) as reader:
+        logger = Logger(stream, now=store.now)
+        others = filled(write)
+        logger.notice("info", "later")
+        assert os.get_blocking(write)  # others' descriptors are left as they are
+        while others:
+            others -= len(os.read(read, others))
+        logger.flush()
+        logger.close()
+        line = os.read(reader.fileno(), 4096).decode().rstrip("\n")
+        assert read_logfmt(line)["text"] == "later"
 
 
 def test_pipe_without_a_reader(pipe: tuple[int, int]) -> None:
