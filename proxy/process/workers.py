@@ -120,6 +120,10 @@ class Pulse:
                 self._since[worker] = now
         self.beats = beats
 
+    def begin(self, worker: int) -> None:
+        """Another process is that worker from now on."""
+        self._since[worker] = time.monotonic()
+
     def quiet(self, worker: int) -> float:
         """In seconds."""
         return self._looked - self._since[worker]
@@ -225,6 +229,7 @@ class Parent:
                 status = self._serve(worker, self._board, self._teller_of(worker))
             finally:
                 os._exit(status)
+        self._pulse.begin(worker)
         self._workers[process] = _Worker(worker, self._board.beats()[worker])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
@@ -313,7 +318,13 @@ class Parent:
         """Whether it stands still."""
         quiet = self._pulse.quiet(worker.number)
         if self._pulse.beats[worker.number] == worker.first:
-            return  # it still starts, which takes as long as its files are long
+            # It still starts, which takes as long as its files are long.
+            if quiet >= self._patience and not worker.told:
+                worker.told = True
+                text = f"does not serve {quiet:.0f} s after its start"
+                where = "look for a dead NFS server or disk"
+                self._say("warning", f"{_named(process, worker)} {text} ({where})")
+            return
         if quiet >= self._patience:
             self._kill(process, worker, f"has stood still for {quiet:.0f} s: killed")
         elif quiet >= self._patience / 2 and not worker.told:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from proxy.backend.reach import Reach
 from proxy.backend.settings import BackendSettings
 from proxy.process import loops
 from proxy.system.resolver import MOST, Resolver
+from tests.support.certificates import client_context, server_context
 
 PATIENCE = 60.0
 
@@ -127,6 +129,28 @@ def test_the_backend_does_not_wait_for_a_rule(run: Run, names: Names) -> None:
             rule.cancel()
         await asyncio.wait(rules)
         server.close()
+        return 0
+
+    assert run(main) == 0
+
+
+@pytest.mark.fault("N22")
+def test_tls_is_with_the_name_that_was_asked_for(run: Run, names: Names) -> None:
+    async def main() -> int:
+        async def bye(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        context = server_context("mail.test")
+        server = await asyncio.start_server(bye, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        ours = client_context()
+        reader, writer = await asyncio.open_connection("mail.test", port, ssl=ours)
+        assert await reader.read() == b""
+        writer.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection("other.test", port, ssl=ours)
+        server.close()
+        await server.wait_closed()
         return 0
 
     assert run(main) == 0
