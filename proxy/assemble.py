@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from proxy.config import Config, ConfigError
@@ -160,7 +161,13 @@ def hostname(config: Config, host: QmailHost) -> bytes:
     if config.listen.hostname:
         return _bytes(config.listen.hostname)
     me = control_value(host, lambda control: control.line(b"me"), None)
-    return me or socket.getfqdn().encode("ascii", "replace")
+    return me or _machine_name()
+
+
+@cache
+def _machine_name() -> bytes:
+    """Asked once, before there are clients: the resolver may take its time."""
+    return socket.getfqdn().encode("ascii", "replace")
 
 
 def trusted(config: Config) -> Trusted:

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from proxy import assemble, obstacles
 from proxy.config import Config
+from proxy.process.loops import PlainLoop
 from proxy.relaying import ClientStep, Relaying
 from proxy.rules.engine import Closable, Engine
 from proxy.rules.verdict import ANYBODY, Facts, Kind, Question, Verdict
@@ -128,7 +129,7 @@ class Explainer:
 
     def _wait(self, answer: Awaitable[Verdict]) -> Verdict:
         if self._runner is None:
-            self._runner = asyncio.Runner()
+            self._runner = asyncio.Runner(loop_factory=PlainLoop)
         return self._runner.run(_awaited(answer))
 
     def _refusal(self, argument: bytes) -> Reply | None:

@@ -77,13 +77,17 @@ def in_a_child(ask: Callable[[], object]) -> Any:
 
 
 def texts(row: object, count: int) -> list[str]:
-    """A row of so many texts, out of what a child says; raises
-    :class:`ChildProcessError`."""
+    """A row of so many texts, out of what a child says, with nothing in them that a
+    terminal would obey; raises :class:`ChildProcessError`."""
     if not isinstance(row, list) or len(row) != count:
         raise ChildProcessError("what it says is no answer")
     if not all(isinstance(text, str) for text in row):
         raise ChildProcessError("what it says is no answer")
-    return row
+    return ["".join(map(_printable, text)) for text in row]
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else f"\\x{ord(letter):02x}"
 
 
 def _rows(

@@ -16,7 +16,7 @@ from typing import Any
 from proxy.system.resolver import Resolver
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class PlainLoop(asyncio.SelectorEventLoop):
     """asyncio's; its create_connection() asks its getaddrinfo()."""
 
     def __init__(self) -> None:
@@ -24,6 +24,7 @@ class _Loop(asyncio.SelectorEventLoop):
         self._names = Resolver()
 
     async def getaddrinfo(self, host: Any, port: Any, **wanted: int) -> Any:
+        """As the library's; raises ``OSError``."""
         return await self._names.addresses(host, port, **{"type": 0, **wanted})
 
 
@@ -66,7 +67,7 @@ def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
     """Makes uvloop's where it is installed, else asyncio's."""
     with contextlib.suppress(ImportError):
         return _uvloops()
-    return _Loop
+    return PlainLoop
 
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:

@@ -58,3 +58,11 @@ def test_nothing_else_is_believed(
 def test_rows_of_texts_only(row: object) -> None:
     with pytest.raises(ChildProcessError):
         texts(row, 2)
+
+
+@pytest.mark.fault("D6")
+def test_a_terminal_obeys_nothing_of_it() -> None:
+    hostile = "\x1b]0;title\x07 \r\n\x9b2J \u202e \udcff é"
+    assert texts([hostile], 1) == [
+        "\\x1b]0;title\\x07 \\x0d\\x0a\\x9b2J \\x202e \\xdcff é"
+    ]
