@@ -9,12 +9,14 @@ said over it (:mod:`proxy.backend.conversation`), where connections come from
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 import aiosmtplib
 
+from proxy.backend.client import Client
 from proxy.smtp.reply import BadReply, Reply, ReplyReader
 
 OnReply = Callable[[Reply], None]
@@ -45,11 +47,15 @@ class Channel(asyncio.Protocol):
 
     __slots__ = (
         "_client",
+        "_paused",
         "_reader",
+        "_secure",
         "_transport",
         "_unsent",
         "_waiting",
         "born",
+        "client",
+        "cut_short",
         "deadline",
         "helo",
         "identity",
@@ -65,14 +71,24 @@ class Channel(asyncio.Protocol):
     )
 
     def __init__(
-        self, client: aiosmtplib.SMTP, transport: asyncio.Transport, now: float
+        self,
+        client: aiosmtplib.SMTP,
+        transport: asyncio.Transport,
+        now: float,
+        *,
+        secure: bool = False,
     ) -> None:
+        """``secure``: the transport is one of TLS."""
         self._client = client
+        self._paused = False
+        self._secure = secure
         self._transport = transport
         self._reader = ReplyReader()
         self._waiting: deque[OnReply] = deque()
         self._unsent: deque[tuple[bytes, OnReply]] = deque()
         self.born = now
+        self.client: Client | None = None  # who has it, or had it last
+        self.cut_short = False  # it was lost with bytes in our buffer
         self.deadline = float("inf")
         self.helo: bytes | None = None  # what the backend was told last
         # What XCLIENT or XFORWARD may say here, and whether XCLIENT has.
@@ -104,7 +120,11 @@ class Channel(asyncio.Protocol):
     def sending(self) -> bool:
         """Whether bytes are still in our buffer: what the backend says meanwhile
         is no answer to them."""
-        return self._transport.get_write_buffer_size() > 0
+        if self._paused or self._transport.get_write_buffer_size() > 0:
+            return True
+        # Below TLS the loops have a buffer that nobody can ask for; it is empty
+        # unless the socket takes no more.
+        return self._secure and not _takes_more(self._transport)
 
     def ask(self, *commands: tuple[bytes, OnReply]) -> None:
         """Send command lines (without CRLF), each with whom to tell its reply.
@@ -193,14 +213,17 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost_why:
+            # The transport's buffer is gone by now; a full one was told of.
             detail = str(exc) if exc else "the backend closed the connection"
             self._lost(f"{self.step}: {detail}")
 
     def pause_writing(self) -> None:
+        self._paused = True
         if self.owner is not None:
             self.owner.channel_blocked()
 
     def resume_writing(self) -> None:
+        self._paused = False
         if self.owner is not None:
             self.owner.channel_writable()
 
@@ -217,8 +240,18 @@ class Channel(asyncio.Protocol):
 
     def _lost(self, why: str, said: Reply | None = None) -> None:
         self.lost_why = why
+        self.cut_short = self.sending
         self._waiting.clear()
         self._unsent.clear()
         owner, self.owner = self.owner, None
         if owner is not None:
             owner.channel_lost(why, said)
+
+
+def _takes_more(transport: asyncio.Transport) -> bool:
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))

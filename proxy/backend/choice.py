@@ -80,13 +80,17 @@ class Group:
                 return member.backend.auth_offered
         return b""
 
-    def candidates(self) -> list[Backend]:
-        """For a new transaction: the one whose turn it is, then the others."""
+    def candidates(self, before: Backend | None = None) -> list[Backend]:
+        """For a new transaction: the one that the same client had ``before``, or
+        else whose turn it is, if there is none better; then the others."""
         members = self._members
         if len(members) == 1:
             return [members[0].backend]
         ranked = sorted(members, key=lambda member: member.rank)
         best = ranked[0].rank
+        for member in ranked:
+            if member.backend is before and member.rank == best:
+                return [member.backend, *self.others(member.backend)]
         if not ranked[0].backup:
             chosen = _next([m for m in ranked if m.rank == best])
             ranked.remove(chosen)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from proxy.backend import identity
+from proxy.backend.accepted import Accepted
 from proxy.backend.channel import FINAL_DOT
 from proxy.backend.choice import Group
 from proxy.backend.client import Client
@@ -54,6 +55,7 @@ class Conversation:
         "_mail",
         "_mail_refusal",
         "_prefix",
+        "_promised",
         "_repeated",
         "_step",
     )
@@ -64,7 +66,8 @@ class Conversation:
         self._listener = listener
         self._mail = b""
         self._asked: deque[bytes] = deque()
-        self._accepted: list[bytes] = []  # recipients of this transaction
+        self._promised = False  # a recipient of this transaction was accepted
+        self._accepted = Accepted()
         self._repeated = 0  # so many of the asked ones were accepted before
         self._mail_refusal: Reply | None = None
         self._prefix = b""
@@ -94,7 +97,7 @@ class Conversation:
     def turn_to(self, group: Group) -> bool:
         """Have what comes served by ``group``; ``False`` while the transaction
         that is under way may have a recipient at another one."""
-        if self._asked or self._accepted:
+        if self._asked or self._promised:
             return False
         self._let_go()
         self._forget_transaction()
@@ -111,14 +114,9 @@ class Conversation:
                 self._mail = mail
                 self._open(helo)
         elif link.ready:
-            if self._step is _Step.IDLE:
+            if self._step is _Step.IDLE:  # authenticated: else it was given back
                 self._mail = mail
-                if link.outdated and not self._authenticated:
-                    link.give_back()
-                    self._open(helo)
-                else:
-                    link.go_on()
-                    self._send_envelope()
+                self._send_envelope()
             else:
                 self._ask((self._rcpt(argument), self._rcpt_answered))
 
@@ -200,7 +198,9 @@ class Conversation:
         self._listener.relay_writable()
 
     def channel_lost(self, why: str, said: Reply | None) -> None:
-        step = self._step
+        step, channel = self._step, self._link.channel
+        if step is _Step.DOT and channel is not None and channel.cut_short:
+            step = _Step.MESSAGE  # the dot, the last of it, was not sent
         self._link.forget()
         if step is _Step.IDLE and not self.waiting:
             if self._authenticated:
@@ -254,6 +254,8 @@ class Conversation:
 
     def _let_go(self) -> None:
         complete = self._step not in (_Step.AUTH, _Step.MESSAGE)
+        if self._step is _Step.ENVELOPE and self._link.channel is not None:
+            self._link.channel.reset_first = True
         self._link.let_go(complete=complete)
 
     # Inside: authentication.
@@ -314,7 +316,9 @@ class Conversation:
             return
         if not is_refusal(reply):
             self._confused("MAIL", reply)
-        elif not self._ask_anew("MAIL", reply):
+        elif self._doubtful(reply):
+            self._ask_anew("MAIL", reply)
+        else:
             self._mail_refusal = reply
 
     def _rcpt_answered(self, reply: Reply) -> None:
@@ -326,11 +330,16 @@ class Conversation:
         ):
             self._confused("RCPT", reply)
             return
-        if not reply.positive and self._ask_anew("RCPT", reply):
-            return
+        if self._doubtful(reply):
+            if self._accepted.complete:
+                self._ask_anew("RCPT", reply)
+                return
+            reply = replies.OTHER_TRANSACTION  # which cannot be asked here
         argument = self._asked.popleft()
         if reply.positive:
-            self._accepted.append(argument)
+            self._promised = True
+            if not (self._link.fresh or self._authenticated):
+                self._accepted.add(argument)
         if not self._asked:
             self._link.expect(float("inf"))
         if repeated:
@@ -338,20 +347,21 @@ class Conversation:
         else:
             self._listener.recipient_answered(reply)
 
-    def _ask_anew(self, step: str, reply: Reply) -> bool:
-        """Have a refusal for good confirmed by a new connection where it came over
-        a used one: qmail-smtpd knows its control files as they were when it
-        started, and tcpserver's rules as they were when it was connected to.
-        Recipients that were accepted already are told again."""
-        link = self._link
-        if not reply.permanent or link.fresh or self._authenticated:
-            return False
-        accepted, asked = self._accepted, self._asked
+    def _doubtful(self, reply: Reply) -> bool:
+        """Whether it is a refusal for good over a used connection: qmail-smtpd knows
+        its control files as they were when it started, and tcpserver's rules as they
+        were when it was connected to."""
+        return reply.permanent and not (self._link.fresh or self._authenticated)
+
+    def _ask_anew(self, step: str, reply: Reply) -> None:
+        """Have a refusal confirmed by a new connection.  Recipients that were accepted
+        already are told again."""
+        link, accepted = self._link, self._accepted.arguments
         link.discard()
         self._forget_transaction()
-        self._asked = deque([*accepted, *asked])
+        self._asked.extendleft(reversed(accepted))
         self._repeated = len(accepted)
-        return link.replace(step, f"asked again, after: {reply.text}")
+        link.replace(step, f"asked again, after: {reply.text}")
 
     # Inside: the message.
 
@@ -375,12 +385,12 @@ class Conversation:
         if channel.sending:
             # It has not read our dot: no is no, but nothing has been taken.
             self._link.discard()
-            if reply.positive:
+            if not is_refusal(reply):
                 why = f"the backend answered before it had the dot: {reply.text}"
-                self._fail(replies.BACKEND_CONFUSED, FINAL_DOT, why)
+                self._fail(answer_to(reply), _Step.MESSAGE.value, why)
                 return
-        if not (reply.positive or is_refusal(reply)):
-            self._confused("final dot", reply)
+        elif not (reply.positive or is_refusal(reply)):
+            self._confused(FINAL_DOT, reply)
             return
         self._forget_transaction()
         if self._left:
@@ -403,7 +413,7 @@ class Conversation:
 
     def _lost(self, reply: Reply, step: str, why: str) -> None:
         """The channel is gone: replace it if nobody can notice, else fail."""
-        told = self._accepted or self._repeated
+        told = self._promised or self._repeated
         if self._asked and not (told or self._authenticated):
             self._forget_transaction()
             if self._link.replace(step, why):
@@ -420,7 +430,8 @@ class Conversation:
         self._step = _Step.IDLE
         self._mail_refusal = None
         self._prefix = b""
-        self._accepted = []
+        self._promised = False
+        self._accepted = Accepted()
         self._repeated = 0
 
     def _ask(self, *commands: tuple[bytes, Callable[[Reply], None]]) -> None:

@@ -53,7 +53,7 @@ class Link:
         "_opening",
         "_others",
         "_owner",
-        "_told_less",
+        "_resting",
         "backend",
         "channel",
         "fresh",
@@ -85,7 +85,7 @@ class Link:
         self.ready = False
         """Whether the channel was greeted."""
         self.fresh = False
-        self._told_less = False  # a program, when less was known of the client
+        self._resting: Backend | None = None  # whose pool may have one of ours
 
     @property
     def opening(self) -> bool:
@@ -97,24 +97,13 @@ class Link:
         self.helo = helo
         self.fresh = False
         self._alone = alone
-        self._others = self.group.candidates()
+        self._others = self.group.candidates(self._resting)
         self._connect()
 
     def know(self, client: Client) -> None:
-        """More is known of the client now."""
+        """More is known of the client now: what was told less is not used again."""
+        self._forsake()
         self._client = client
-        there = self.channel is not None or self.opening
-        self._told_less = there and bool(self.backend.settings.command)
-
-    @property
-    def outdated(self) -> bool:
-        """Whether the other end knows what is not so any more."""
-        channel = self.channel
-        return self._told_less or (channel is not None and self.backend.stale(channel))
-
-    def go_on(self) -> None:
-        """Another transaction over the same connection."""
-        self._others = self.group.others(self.backend)
 
     def replace(self, step: str, why: str) -> bool:
         """Another connection in the place of a lost one: once where it was, if
@@ -151,27 +140,20 @@ class Link:
             self.backend.discard(channel)
 
     def rest(self) -> None:
-        """No transaction is open.  A connection that others can use goes back; one
-        that nobody else may have is kept as long as an idle one."""
+        """No transaction is open: the connection goes back, for the next one, or for
+        others if they may have it."""
         channel = self.channel
-        if channel is None:
-            return
-        if channel.usable and self.backend.unshared(channel):
-            self.fresh = False  # from now on it is a used one
-            self.expect(self.backend.settings.kept_seconds)
-        else:
-            self.give_back()
+        if channel is not None:
+            self.forget()
+            self._resting = self.backend
+            self.backend.release(channel, self._client)
 
     def give_back(self) -> None:
         """The connection is not needed any more."""
         channel = self.channel
-        if channel is None:
-            return
-        self.forget()
-        if channel.usable:
+        if channel is not None:
+            self.forget()
             self.backend.release(channel)
-        else:
-            self.backend.discard(channel)
 
     def let_go(self, *, complete: bool) -> None:
         """Use the connection no more: give it back if it is in order, and what
@@ -183,13 +165,18 @@ class Link:
             self.give_back()
         else:
             self.discard()
+        self._forsake()
 
     # Inside.
+
+    def _forsake(self) -> None:
+        """End what is kept for us alone."""
+        if self._resting is not None and self._client is not None:
+            self._resting.forsake(self._client)
 
     def _connect(self) -> None:
         """Go to the first of those that may be tried."""
         backend = self._others.pop(0)
-        self._told_less = False
         if backend is not self.backend:
             self.backend = backend
             self.fresh = False
@@ -237,15 +224,19 @@ class Link:
     def _greet(self, channel: Channel) -> None:
         """Say EHLO with the client's own name; it also resets a connection
         that was used before (RFC 5321 §4.1.4).  Where that was done under the
-        same name, RSET is enough, and goes out with the envelope."""
+        same name, RSET is enough, and goes out with the envelope; after a message of
+        the same client, it is not even needed."""
         self.channel = channel
         self.ready = False
         channel.owner = self._owner
         helo = self.helo or self.backend.hostname
-        channel.reset_first = channel.helo == helo
-        if channel.reset_first:
+        if channel.helo == helo:
+            ours = self._client is not None and channel.client is self._client
+            channel.reset_first = channel.reset_first or not ours
+            channel.client = self._client
             self._greeted()
         else:
+            channel.reset_first = False
             Greeting(
                 self.backend, channel, helo, self._client, self._greeted, self._trouble
             )

@@ -27,6 +27,9 @@ from proxy.smtp.reply import Reply
 _USES_MAX = 1000
 _AGE_MAX = 600.0
 
+# Idle connections kept, each for its own client, where ``kept`` is 0.
+_KEPT_FOR_THEIR_OWN = 8
+
 OnChannel = Callable[[Channel], None]
 OnFailure = Callable[[str, str, Reply | None], None]
 """Gets the step (``connect``; ``breaker`` or ``connections`` where none was tried),
@@ -86,7 +89,8 @@ class Backend:
     def full(self) -> bool:
         """Whether somebody who wants a connection would have to wait."""
         settings = self.settings
-        if settings.command and self._programs >= settings.command_concurrency:
+        programs = self._programs - len(self._idle)  # those make room
+        if settings.command and programs >= settings.command_concurrency:
             return True
         return not (self._idle or self._room)
 
@@ -128,30 +132,26 @@ class Backend:
         self._retired = True
         self._end_idle()
 
-    def stale(self, channel: Channel) -> bool:
-        """Whether it began before one of the backend's files changed, or before a
-        reload: it may answer what is not so any more."""
-        return channel.read != self._read
-
-    def unshared(self, channel: Channel) -> bool:
-        """Whether it is of use only to the client that has it now."""
-        nobody_else = self.settings.per_client or not self.settings.kept
-        return nobody_else and not channel.private and not self._retired
-
     def reuse(self, client: Client | None) -> Channel | None:
         """An idle connection that is still good for ``client``, if there is one."""
         if not self._idle:
             return None
-        oldest = self.now() - self.settings.kept_seconds
-        read = self._read
-        while self._idle:
-            channel = self._idle.pop()
-            good = channel.usable and channel.read == read
-            if good and channel.deadline >= oldest:
+        self._end_unfit(self.settings.kept_seconds)
+        for channel in reversed(self._idle):
+            if not self._unshared or channel.client is client:
+                self._idle.remove(channel)
                 channel.deadline = float("inf")
                 return channel
-            self._end(channel)
         return None
+
+    def forsake(self, client: Client) -> None:
+        """``client`` wants no connection again that nobody else may have."""
+        if self._unshared:
+            for channel in self._idle.copy():
+                if channel.client is client:
+                    self._idle.remove(channel)
+                    self._end(channel)
+            self._serve_waiting()
 
     def open(
         self, client: Client | None, on_channel: OnChannel, on_failure: OnFailure
@@ -161,6 +161,9 @@ class Backend:
 
         The task may be cancelled; then neither is, unless it is too late.
         """
+        settings = self.settings
+        if settings.command and self._programs >= settings.command_concurrency:
+            self._end_oldest()
         if self._slots.limit:
             work = self._open_in_turn(client, on_channel, on_failure)
         else:
@@ -170,14 +173,16 @@ class Backend:
         task.add_done_callback(self._opening.discard)
         return task
 
-    def release(self, channel: Channel) -> None:
-        """Give back a connection whose transaction is complete."""
+    def release(self, channel: Channel, client: Client | None = None) -> None:
+        """Give back a connection with which nothing is under way.  One that nobody
+        else may have is kept if ``client``, who had it, may come again."""
         channel.owner = None
         channel.used += 1
         young = channel.used < _USES_MAX and self.now() - channel.born < _AGE_MAX
-        good = channel.usable and young and not self._retired
-        good = good and not (channel.private or self.settings.per_client)
-        if good and len(self._idle) < self.settings.kept:
+        good = channel.usable and young and not (channel.private or self._retired)
+        if self._unshared:
+            good = good and client is not None and channel.client is client
+        if good and len(self._idle) < (self.settings.kept or _KEPT_FOR_THEIR_OWN):
             # While it is idle, the time of its release.
             channel.deadline = self.now()
             self._idle.append(channel)
@@ -206,15 +211,7 @@ class Backend:
     def sweep(self) -> None:
         """End what is overdue; called about once a second."""
         now = self.now()
-        oldest = now - min(self.settings.kept_seconds, self.kept_at_most)
-        idle, self._idle = self._idle, []
-        read = self._read if idle else None
-        for channel in idle:
-            good = channel.usable and channel.read == read
-            if good and channel.deadline >= oldest:
-                self._idle.append(channel)
-            else:
-                self._end(channel)
+        self._end_unfit(min(self.settings.kept_seconds, self.kept_at_most))
         kept = set(self._idle)
         for channel in list(self._live):
             if channel.lost_why:
@@ -243,6 +240,29 @@ class Backend:
     def _read(self) -> object:
         """What a connection that begins now reads; see ``Channel.read``."""
         return self._reloads, self._files.identity()
+
+    @property
+    def _unshared(self) -> bool:
+        """Whether an idle connection is only for the client that had it before."""
+        return self.settings.per_client or not self.settings.kept
+
+    def _end_unfit(self, seconds: float) -> None:
+        """End the idle ones that are not to be used again: none is that has been idle
+        for ``seconds``, or began before a file changed that the backend reads then."""
+        if not self._idle:
+            return
+        oldest, read = self.now() - seconds, self._read
+        idle, self._idle = self._idle, []
+        for channel in idle:
+            good = channel.usable and channel.read == read
+            if good and channel.deadline >= oldest:
+                self._idle.append(channel)
+            else:
+                self._end(channel)
+
+    def _end_oldest(self) -> None:
+        if self._idle:
+            self._end(self._idle.pop(0))
 
     def _end_idle(self) -> None:
         for channel in self._idle:
@@ -301,8 +321,8 @@ class Backend:
 
     def _make_room(self) -> bool:
         """Whether one more may be made, if need be in an idle one's place."""
-        if not self._room and self._idle:
-            self._end(self._idle.pop(0))
+        if not self._room:
+            self._end_oldest()
         return self._room
 
     def _not_wanted(self, granted: asyncio.Future[Channel | None]) -> None:
@@ -359,5 +379,6 @@ class Backend:
             self.up = True
             self.trouble = ""
             channel.read = read
+            channel.client = client
             self._live.add(channel)
             on_channel(channel)

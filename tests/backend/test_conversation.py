@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.backend.channel import FINAL_DOT, Channel
+from proxy.backend.channel import Channel
 from proxy.backend.choice import Group
 from proxy.backend.conversation import Conversation
 from proxy.backend.settings import BackendSettings
@@ -74,13 +74,7 @@ class OneConnection:
         channel, self.channel = self.channel, None
         return channel
 
-    def stale(self, channel: Channel) -> bool:
-        return False
-
-    def unshared(self, channel: Channel) -> bool:
-        return False
-
-    def release(self, channel: Channel) -> None:
+    def release(self, channel: Channel, client: object = None) -> None:
         channel.owner = None
         self.released.append(channel)
 
@@ -92,7 +86,7 @@ class OneConnection:
     def backends(self) -> list[OneConnection]:
         return [self]
 
-    def candidates(self) -> list[OneConnection]:
+    def candidates(self, before: object = None) -> list[OneConnection]:
         return [self]
 
     def others(self, backend: OneConnection) -> list[OneConnection]:
@@ -206,7 +200,7 @@ def test_a_yes_before_the_dot_was_sent_is_not_believed() -> None:
     assert talk.transport.unsent
     talk.say(b"250 ok\r\n")
     assert talk.heard.message == []
-    assert talk.heard.failed == [(451, FINAL_DOT)]
+    assert talk.heard.failed == [(451, "message")]  # nobody has it
     assert talk.backend.discarded == [talk.channel]
 
 
@@ -245,3 +239,36 @@ def test_where_no_dot_was_sent_the_log_says_message() -> None:
     talk.conversation.end(b"x\r\n")
     assert not talk.transport.unsent
     assert talk.heard.failed == [(451, "message")]
+
+
+@pytest.mark.fault("N13")
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_connection_lost_at_the_dot(sent: bool) -> None:
+    """Only if the dot was sent may somebody have the message."""
+    talk = in_a_message()
+    talk.conversation.end(LARGE)
+    if sent:
+        talk.transport.drain()
+    talk.channel.drop("no answer in time")
+    assert talk.heard.failed == [(451, "final dot" if sent else "message")]
+    assert not talk.heard.blocked
+
+
+@pytest.mark.fault("N13")
+def test_a_reset_while_the_dot_waits_behind_a_full_buffer() -> None:
+    talk = in_a_message()
+    talk.conversation.end(LARGE)
+    talk.transport.unsent = b""  # as the event loops do it, before they tell
+    talk.channel.connection_lost(ConnectionResetError())
+    assert talk.heard.failed == [(451, "message")]
+
+
+@pytest.mark.fault("N5", "N13")
+@pytest.mark.parametrize("said", [b"250 ok\r\n", b"421 going\r\n", b"354 what\r\n"])
+def test_what_is_said_before_the_dot_was_sent(said: bytes) -> None:
+    talk = in_a_message()
+    talk.conversation.end(LARGE)
+    talk.say(said)
+    assert talk.heard.message == []
+    assert talk.heard.failed == [(451, "message")]
+    assert not talk.heard.blocked

@@ -144,6 +144,23 @@ async def test_a_refusal_over_a_used_connection_is_asked_again(
 
 
 @pytest.mark.fault("N21")
+async def test_more_recipients_than_are_remembered() -> None:
+    """They cannot be told to a new connection: a refusal is put off, and never passed
+    on from an old one; what was accepted stays accepted."""
+    fake = FakeQmail()
+    limits = Limits(recipients=0, commands=0)
+    settings = DoorSettings(received=False, session=limits)
+    async with running(lambda _: accept(), fake=fake, settings=settings) as front:
+        assert await codes(front) == [250, 250, 354, 250]
+        fake.script["RCPT TO:<refused@example.test>"] = b"550 perhaps\r\n"
+        many = [b"%s%d@example.test" % (b"x" * 200, n) for n in range(400)]
+        got = await codes(front, *many, b"refused@example.test")
+        assert got == [250] + [250] * 400 + [451, 354, 250]
+        assert len(fake.received[-1].recipients) == 400
+        assert fake.connections == 1
+
+
+@pytest.mark.fault("N21")
 async def test_a_refused_sender_over_a_used_connection_is_asked_again() -> None:
     async with running() as front:
         assert await codes(front) == [250, 250, 354, 250]

@@ -520,3 +520,21 @@ async def test_one_is_added() -> None:
         assert [len(f.received) for f in (old, new)] == [3, 2]
         # It stays the same; a reload ends what was idle.
         assert old.connections == 2
+
+
+@pytest.mark.fault("N27")
+async def test_a_session_stays_with_its_backend() -> None:
+    """Though its connection is given back after each message."""
+    async with started(FakeQmail(), FakeQmail()) as both:
+        places = [place(fake) for fake in both]
+        async with (
+            running(anybody, places=lambda _: places) as front,
+            await RawClient.connect(front.port) as client,
+        ):
+            await client.reply()
+            for _ in range(4):
+                assert await client.deliver(b"", [A], b"x\r\n") == GOOD
+            assert sorted(len(f.received) for f in both) == [0, 4]
+            assert sorted(f.connections for f in both) == [0, 1]
+            assert await told(front, A, others=1) == GOOD
+            assert sorted(len(f.received) for f in both) == [1, 4]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from proxy.backend.choice import Place
 from proxy.backend.settings import BackendSettings
@@ -64,11 +68,63 @@ async def test_when_all_programs_run_the_other_backend_is_asked_first(
             running(places=lambda _: places) as front,
             await RawClient.connect(front.port) as first,
         ):
-            await first.reply()
-            assert await first.deliver(b"", [A], b"x\r\n") == GOOD
+            await busy(first)
             assert await told(front, A, others=1) == GOOD
             assert len(port.received) == 1
             assert failed(front) == []
+
+
+async def busy(client: RawClient) -> None:
+    """Begin a transaction, and leave it open."""
+    await client.reply()
+    await client.command(b"MAIL FROM:<>")
+    assert (await client.command(b"RCPT TO:<%s>" % A))[:3] == b"250"
+
+
+@pytest.mark.fault("N27")
+async def test_an_idle_client_leaves_its_program_to_others(tmp_path: Path) -> None:
+    """But it keeps the program as long as nobody else wants the place."""
+    one = program(tmp_path, command_concurrency=1, connect_timeout=30)
+    async with started(FakeQmail()) as (port,):
+        places = [Place(one), place(port, backup=True)]
+        async with (
+            running(places=lambda _: places) as front,
+            await RawClient.connect(front.port) as first,
+        ):
+            await first.reply()
+            for _ in range(2):
+                assert await first.deliver(b"", [A], b"x\r\n") == GOOD
+            assert await told(front, A, others=1) == GOOD
+            await front.until(lambda: not front.backend.full)  # it has ended
+            assert await first.deliver(b"", [A], b"x\r\n") == GOOD
+            assert not port.received
+            assert failed(front) == []
+
+
+@pytest.mark.fault("N27")
+@pytest.mark.parametrize("ways", [{"transparent": True}, {"kept": 0}], ids=str)
+async def test_an_idle_client_leaves_its_connection_to_others(
+    ways: dict[str, Any],
+) -> None:
+    async with started(FakeQmail(), FakeQmail()) as (primary, backup):
+        settings = replace(place(primary, connections=2).settings, **ways)
+        places = [Place(settings), place(backup, backup=True)]
+        async with running(places=lambda _: places) as front, AsyncExitStack() as stack:
+            for _ in range(5):
+                client = await RawClient.connect(front.port)
+                await stack.enter_async_context(client)
+                await client.reply()
+                assert await client.deliver(b"", [A], b"x\r\n") == GOOD
+            assert len(primary.received) == 5
+            assert front.backend.connections <= 2
+            assert not backup.received
+            # Of whoever was last, it is kept; not of who had to make room.
+            before = primary.connections
+            assert await client.deliver(b"", [A], b"x\r\n") == GOOD
+            assert primary.connections == before
+            await client.command(b"QUIT")
+            await front.until(lambda: len(front.door.sessions) == 4)
+            assert front.backend.connections <= 1
 
 
 async def test_all_programs_run_and_nobody_else_is_there(tmp_path: Path) -> None:
@@ -77,8 +133,7 @@ async def test_all_programs_run_and_nobody_else_is_there(tmp_path: Path) -> None
         running(places=lambda _: [Place(full)]) as front,
         await RawClient.connect(front.port) as first,
     ):
-        await first.reply()
-        assert await first.deliver(b"", [A], b"x\r\n") == GOOD
+        await busy(first)
         assert await told(front, A, others=1) == [250, 451, 503]
         assert failed(front) == [(str(full), "connections")]
         assert not front.backend.resting  # it is there, only busy
@@ -127,8 +182,7 @@ async def test_a_cap_holds_where_no_connection_is_used_again() -> None:
             running(places=lambda _: [Place(settings)]) as front,
             await RawClient.connect(front.port) as first,
         ):
-            await first.reply()
-            assert await first.deliver(b"", [A], b"x\r\n") == GOOD
+            await busy(first)
             assert await told(front, A, others=1) == [250, 451, 503]
             assert failed(front) == [(str(settings), "connections")]
             await first.command(b"QUIT")
