@@ -1,14 +1,15 @@
 """One new connection to the backend, greeted, and in TLS where it is to be.
 
-Knows: how aiosmtplib is asked for one, and whom a failure is about.  Knows not:
-whether one may be made, and what a failure leads to (``pool``, its only caller).
+A name's addresses are tried in turn, as RFC 8305 has it, until one of them greets: an
+address that takes connections and never greets is as dead as one that does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import cast
 
 import aiosmtplib
@@ -19,6 +20,13 @@ from proxy.backend.program import CannotStart
 from proxy.backend.reach import Reach, Reached
 from proxy.backend.settings import BackendSettings
 from proxy.smtp.reply import Reply
+from proxy.system.resolver import Address
+
+HEAD_START = 2.0
+"""Seconds, at most, that one address of a name has before the next is tried, too."""
+
+_ADDRESSES_MAX = 8  # of one name
+_NOT_IN_TIME = "no connection and greeting in time"
 
 
 class NotConnected(Exception):
@@ -31,20 +39,102 @@ class NotConnected(Exception):
         self.refusal = refusal
 
 
-async def connect(
+class Connector:
+    """Makes connections; ``hostname`` is what we call ourselves, ``now`` gives
+    seconds."""
+
+    def __init__(self, reach: Reach, hostname: bytes, now: Callable[[], float]) -> None:
+        self._reach = reach
+        self._hostname = hostname
+        self._now = now
+        self._good: Address | None = None  # that of the last connection to a name
+
+    async def connect(
+        self, settings: BackendSettings, client: Client | None
+    ) -> Channel:
+        """On behalf of ``client``.  Raises :class:`NotConnected`, and
+        :class:`~proxy.backend.program.NoPlace` where no more programs may run."""
+
+        async def attempt(address: Address | None) -> Channel:
+            channel = await _attempt(
+                settings, client, self._reach, self._hostname, self._now, address
+            )
+            self._good = address
+            return channel
+
+        if not settings.named:
+            return await attempt(None)
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                found = await self._reach.addresses(settings)
+                if len(found) > 1:
+                    found.sort(key=lambda each: each != self._good)
+                    head_start = settings.connect_timeout / len(found)
+                    return await _first(found, attempt, min(head_start, HEAD_START))
+        except OSError as error:  # TimeoutError, too
+            why = f"connect: {str(error) or _NOT_IN_TIME}"
+            raise NotConnected(why, there=False) from error
+        return await attempt(found[0] if found else None)
+
+
+async def _first(
+    addresses: Sequence[Address],
+    attempt: Callable[[Address], Coroutine[None, None, Channel]],
+    head_start: float,
+) -> Channel:
+    """The first connection that comes of ``addresses``: each of them is tried
+    ``head_start`` seconds after the one before, or as soon as all before have failed.
+    Raises :class:`NotConnected` if all fail, or the client is refused."""
+    todo = deque(addresses[:_ADDRESSES_MAX])
+    running: dict[asyncio.Task[Channel], Address] = {}
+    failed: list[tuple[Address, NotConnected]] = []
+    try:
+        while todo or running:
+            if todo:
+                address = todo.popleft()
+                running[asyncio.create_task(attempt(address))] = address
+            done, _ = await asyncio.wait(
+                running,
+                timeout=head_start if todo else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                address = running.pop(task)
+                try:
+                    channel = task.result()
+                except NotConnected as error:
+                    if error.refusal is not None:
+                        raise
+                    failed.append((address, error))
+                else:
+                    running.update(dict.fromkeys(done - {task}, address))
+                    return channel
+    finally:
+        for task in running:
+            task.cancel()
+            task.add_done_callback(_unwanted)
+    why = "; ".join(f"{each.address[0]}: {error}" for each, error in failed)
+    raise NotConnected(why, there=any(error.there for _, error in failed))
+
+
+def _unwanted(task: asyncio.Task[Channel]) -> None:
+    """Another address was faster, or nobody waits any more."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().quit()
+
+
+async def _attempt(
     settings: BackendSettings,
     client: Client | None,
     reach: Reach,
     hostname: bytes,
     now: Callable[[], float],
+    address: Address | None,
 ) -> Channel:
-    """On behalf of ``client``; ``hostname`` is what we call ourselves, ``now``
-    gives seconds.  Raises :class:`NotConnected`, and
-    :class:`~proxy.backend.program.NoPlace` where no more programs may run."""
     reached: Reached | None = None
     try:
-        if settings.reaches:
-            reached = await reach(settings, client)
+        if settings.reaches or address is not None:
+            reached = await reach(settings, client, address)
         smtp = _unconnected(settings, reached, hostname)
         await smtp.connect()
         # uvloop's transports are not registered as asyncio's.
@@ -54,15 +144,16 @@ async def connect(
     except _TROUBLE as error:
         _give_up(reached)
         late = isinstance(error, TimeoutError) and not settings.command
+        told = reached is not None and settings.reaches  # of the client
         raise NotConnected(
-            f"connect: {error or type(error).__name__}",
-            there=reached is not None and not (late or _about_tls(error)),
+            f"connect: {str(error) or type(error).__name__}",
+            there=told and not (late or _about_tls(error)),
             refusal=_refusal(error) if reached and reached.known else None,
         ) from error
     except asyncio.CancelledError:
         _give_up(reached)
         raise
-    channel = Channel(smtp, transport, now())
+    channel = Channel(smtp, transport, now(), secure=settings.context is not None)
     if reached is not None and reached.program is not None:
         reached.program.connection = channel
     return channel

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from proxy.backend.breaker import Attempt, Breaker
 from proxy.backend.channel import Channel
 from proxy.backend.client import Client
-from proxy.backend.connect import NotConnected, connect
+from proxy.backend.connect import Connector, NotConnected
 from proxy.backend.ear import Say
 from proxy.backend.program import NoPlace
 from proxy.backend.reach import Reach
@@ -71,6 +71,7 @@ class Backend:
         self.now = clock or self._loop.time
         """Deadlines are held against it, in seconds."""
         self._reach = Reach(hostname, self.now, say)
+        self._connector = Connector(self._reach, hostname, self.now)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_seconds)
         self._slots = Slots(settings.connections)
         self._retired = False
@@ -357,9 +358,7 @@ class Backend:
             return
         read = self._read
         try:
-            channel = await connect(
-                settings, client, self._reach, self.hostname, self.now
-            )
+            channel = await self._connector.connect(settings, client)
         except NoPlace as error:
             breaker.abandoned(attempt)  # the backend is there: too many of us
             on_failure("connections", str(error), None)

@@ -9,6 +9,7 @@ Knows: programs on a socket pair, connections from the client's own address
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from proxy.backend.client import Client, ip_address
 from proxy.backend.ear import Say
 from proxy.backend.identity import proxy_header
 from proxy.backend.program import Program, Programs
-from proxy.system.resolver import Resolver
+from proxy.system.resolver import Address, Resolver
 
 # linux/in.h and linux/in6.h; Python names none of them before 3.12.
 _TRANSPARENT = {
@@ -83,9 +84,18 @@ class Reach:
         self.programs = Programs(now, say)
         self._inherited = ucspi.inherited(os.environb)
 
-    async def __call__(self, way: Way, client: Client | None) -> Reached:
-        """On behalf of ``client``, within ``connect_timeout``.  Raises
-        ``OSError``, :class:`~proxy.backend.program.CannotStart`,
+    async def addresses(self, way: Way) -> list[Address]:
+        """Those of a name, in the order in which they are to be tried; none where there
+        is nothing to be looked up.  Raises ``OSError``."""
+        if way.command or way.path or _is_address(way.host):
+            return []
+        return await self._names.addresses(way.host, way.port)
+
+    async def __call__(
+        self, way: Way, client: Client | None, address: Address | None = None
+    ) -> Reached:
+        """On behalf of ``client``, within ``connect_timeout``; at ``address`` if it is
+        a name.  Raises ``OSError``, :class:`~proxy.backend.program.CannotStart`,
         :class:`~proxy.backend.program.NoPlace`."""
         if way.command:
             told = ucspi.environment(self._inherited, client, self._hostname)
@@ -94,7 +104,7 @@ class Reach:
             sock, program = await start
             return Reached(sock, _has_address(client), program)
         async with asyncio.timeout(way.connect_timeout):
-            sock, known = await _connected(way, client, self._names)
+            sock, known = await _connected(way, client, address)
             if way.send_proxy:
                 try:
                     loop = asyncio.get_running_loop()
@@ -120,36 +130,37 @@ def _has_address(client: Client | None) -> bool:
     return client is not None and ip_address(client.address) is not None
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 async def _connected(
-    way: Way, client: Client | None, names: Resolver
+    way: Way, client: Client | None, found: Address | None
 ) -> tuple[socket.socket, bool]:
-    """A connection, and whether it comes from the client's own address; of
-    several addresses the first that answers."""
-    loop = asyncio.get_running_loop()
-    where: list[tuple[int, Any]]
-    if way.path:
-        where = [(socket.AF_UNIX, way.path)]
+    """A connection, and whether it comes from the client's own address."""
+    where: Any
+    if found is not None:
+        family, where = found.family, found.address
+    elif way.path:
+        family, where = socket.AF_UNIX, way.path
     else:
-        found = await names.addresses(way.host, way.port)
-        where = [(each.family, each.address) for each in found]
-    trouble: OSError | None = None
-    for family, address in where:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            own = False
-            if way.transparent and client is not None:
-                own = _come_from(sock, family, client)
-            await loop.sock_connect(sock, address)
-        except OSError as error:
-            sock.close()
-            trouble = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock, own
-    raise trouble or OSError(f"{way.host} has no address")
+        family = socket.AF_INET6 if ":" in way.host else socket.AF_INET
+        where = (way.host, way.port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        own = False
+        if way.transparent and client is not None:
+            own = _come_from(sock, family, client)
+        await asyncio.get_running_loop().sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock, own
 
 
 def _come_from(sock: socket.socket, family: int, client: Client) -> bool:

@@ -55,6 +55,11 @@ class BackendSettings:
     startup_files: tuple[str, ...] = ()
 
     @property
+    def named(self) -> bool:
+        """Whether it is at a host and port, which may be a name."""
+        return not (self.command or self.path)
+
+    @property
     def reaches(self) -> bool:
         """Whether connecting takes more than a connection."""
         return bool(self.command or self.transparent or self.send_proxy)
