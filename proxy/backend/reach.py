@@ -94,8 +94,9 @@ class Reach:
     async def __call__(
         self, way: Way, client: Client | None, address: Address | None = None
     ) -> Reached:
-        """On behalf of ``client``, within ``connect_timeout``; at ``address`` if it is
-        a name.  Raises ``OSError``, :class:`~proxy.backend.program.CannotStart`,
+        """On behalf of ``client``, within ``connect_timeout``; at ``address``, or the
+        first of a name's.  Raises ``OSError``,
+        :class:`~proxy.backend.program.CannotStart`,
         :class:`~proxy.backend.program.NoPlace`."""
         if way.command:
             told = ucspi.environment(self._inherited, client, self._hostname)
@@ -104,6 +105,8 @@ class Reach:
             sock, program = await start
             return Reached(sock, _has_address(client), program)
         async with asyncio.timeout(way.connect_timeout):
+            if address is None:
+                address = next(iter(await self.addresses(way)), None)
             sock, known = await _connected(way, client, address)
             if way.send_proxy:
                 try:
