@@ -122,6 +122,9 @@ class QmailSmtpd(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
+    def turn_over(self) -> bool:
+        return False
+
     def limit_reached(self, limit: str) -> None:
         pass
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from proxy.backend import identity
 from proxy.backend.accepted import Accepted
@@ -175,6 +176,16 @@ class Conversation:
                 link.discard()
         self._forget_transaction()
         self._rest()
+
+    @property
+    def open(self) -> bool:
+        """Whether the listener is still to hear of something."""
+        return self._step is _Step.DOT
+
+    def forget(self) -> None:
+        """Nobody listens any more; no cycle is left behind."""
+        self._listener = cast(Listener, None)
+        self._link.part()
 
     def leave(self) -> None:
         """The client's session is over."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from proxy.backend.channel import Channel, ChannelOwner
 from proxy.backend.choice import Group
@@ -131,6 +131,11 @@ class Link:
             self.channel = None
             self._listener.relay_writable()
         self.ready = False
+
+    def part(self) -> None:
+        """The owner is gone, and with it whoever listened."""
+        self._owner = cast(LinkOwner, None)
+        self._listener = cast(Listener, None)
 
     def discard(self) -> None:
         """End the connection at once."""

@@ -26,6 +26,7 @@ from proxy.front.pressure import Patience, Pressure, limits_under
 from proxy.front.proxied import Complaints, HeaderPhase
 from proxy.front.tls import ServerTls
 from proxy.front.trusted import NOBODY, Trusted
+from proxy.front.turns import Turns
 from proxy.front.writes import Writes
 from proxy.observe.events import LimitHit, Observer, PressureChanged, Turned
 from proxy.rules.engine import Engine
@@ -41,9 +42,6 @@ _TURNED_AWAY = {
     "closing": replies.SHUTTING_DOWN,
     "harvest_defence": replies.TOO_MANY_GUESSES,
 }
-
-# A client that does not read its last reply keeps a descriptor no longer.
-_LINGER_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +102,7 @@ class Door:
         self.tls: ServerTls | None = None
         self.sessions: set[Session] = set()
         self.writes = Writes(self.loop)
+        self.turns = Turns(self.loop)
         self.awaiting: set[HeaderPhase] = set()
         self.complaints = Complaints(observer)
         self._common = common
@@ -111,7 +110,6 @@ class Door:
         self._pressure = Pressure(0)
         self.configure(engine, hostname, settings)
         self.closing = False
-        self._lingering: list[tuple[float, asyncio.Transport]] = []
         self._by_client: dict[str, int] = {}
         # Distinguishes this start of this process in the logs.
         self._prefix = secrets.token_hex(3)
@@ -212,7 +210,7 @@ class Door:
             self._look_at_pressure()
 
     def leave(self, session: Session, client: str) -> None:
-        """A session that was let in is gone."""
+        """The connection of a session that was let in is closed."""
         if session not in self.sessions:
             return
         self.sessions.discard(session)
@@ -269,17 +267,9 @@ class Door:
         trusted = self.settings.trusted
         return relayclient(bool(trusted and client in trusted), variables)
 
-    def turn_away(self, session: Session, client: str, why: str) -> None:
+    def turn_away(self, client: str, why: str) -> None:
         """A session that was let in is not wanted after all."""
-        self.leave(session, client)
         self._turned(client, why)
-
-    def shut(self, transport: asyncio.Transport) -> None:
-        """Close a connection; what is still to be sent has some seconds."""
-        self.writes.now(transport)
-        transport.close()
-        if transport.get_write_buffer_size():
-            self._lingering.append((self.now + _LINGER_SECONDS, transport))
 
     def sweep(self) -> None:
         """Move the coarse clock and end what is overdue; once a second."""
@@ -289,12 +279,6 @@ class Door:
             session.time_out()
         for phase in [p for p in self.awaiting if p.deadline < now]:
             phase.time_out()
-        lingering, self._lingering = self._lingering, []
-        for deadline, transport in lingering:
-            if deadline > now:
-                self._lingering.append((deadline, transport))
-            else:
-                transport.abort()
         self.complaints.sweep(now)
         self.backends.sweep()
         self._harvest.sweep(now)

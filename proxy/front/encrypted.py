@@ -55,6 +55,7 @@ class Encrypted:
             self._tls_started,
             self._tls_failed,
             received,
+            seconds=self._door.patience.command_timeout,
         )
 
     def _tls_started(self, transport: asyncio.Transport) -> None:
@@ -80,6 +81,7 @@ class Encrypted:
         level = "info" if told else "debug"
         door.observer(TlsFailed(self._id, self._client, why, level))
         self._end()
+        self._free()  # a handshake that is given up says no more
 
     def _forget_user(self) -> None:
         """The session's own."""
@@ -90,5 +92,9 @@ class Encrypted:
         raise NotImplementedError
 
     def _end(self) -> None:
+        """The session's own."""
+        raise NotImplementedError
+
+    def _free(self) -> None:
         """The session's own."""
         raise NotImplementedError

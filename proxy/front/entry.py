@@ -76,10 +76,10 @@ def _admitted(session: Session, admission: Admission) -> bool:
     """Take what tcp.smtp says of the client; false if it is turned away."""
     if admission.refused:
         session._gone = True
-        session._door.turn_away(session, session._client, admission.refused)
+        session._door.turn_away(session._client, admission.refused)
         if not session.implicit:
             session._socket.write(admission.reply.wire)
-        session._door.shut(session._socket)
+        session.shut()
         return False
     session._variables = admission.variables
     if admission.databytes is not None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import Any
 
 from aiosmtpd.smtp import SMTP
@@ -53,6 +54,12 @@ from proxy.smtp.state import BY_LINE, State
 
 # Input held while an answer is awaited; beyond it, the client is not read.
 _HELD_MAX = 65536
+# Arguments of RCPT that the backend has not answered; a thousand usual ones fit.
+_OWED_MAX = 65536
+# A client that has not read this much when its session ends will not read it.
+_UNREAD_MAX = 16384
+# Seconds that it has for less.
+_LINGER = 15.0
 _NEVER = float("inf")
 
 
@@ -86,7 +93,8 @@ class Session(Authenticated, Encrypted, SMTP):
         self._blocked = False
         self._gone = False
         self._task: asyncio.Task[None] | None = None
-        self._arguments: list[bytes] = []
+        self._arguments: deque[bytes] = deque()
+        self._owed = 0  # their bytes
         self._recipients = self._refused = self._messages = 0
         self._message_began = 0.0
         self._oldest = _NEVER  # when the session is too old
@@ -100,7 +108,11 @@ class Session(Authenticated, Encrypted, SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = transport
         peer = transport.get_extra_info("peername")
-        client = peer[0] if peer else ""
+        if not peer:  # reset before it was accepted: there is nobody
+            self._gone = True
+            self._socket.abort()
+            return
+        client = peer[0]
         door = self._door
         if door.proxied and client in door.settings.proxies:
             expect_header(self, client)
@@ -134,6 +146,11 @@ class Session(Authenticated, Encrypted, SMTP):
         return not (self._gone or self._tls or self._handshake)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The loop is about to close the descriptor."""
+        self._client_left()
+        self._free()
+
+    def _client_left(self) -> None:
         if self._gone:
             return
         if self._handshake is not None:
@@ -156,6 +173,9 @@ class Session(Authenticated, Encrypted, SMTP):
 
     def time_out(self) -> None:
         """The deadline has passed."""
+        if self._gone:  # and still does not read what it was told
+            self._socket.abort()
+            return
         held = self._held
         if held is not None:
             self._held = None
@@ -171,12 +191,18 @@ class Session(Authenticated, Encrypted, SMTP):
 
     def hurry(self) -> None:
         """There is less patience than there was."""
+        if self._gone:
+            return
         if self._held is None and self.deadline != _NEVER:
             self.deadline = min(self.deadline, latest(self._dialogue, self._door))
 
     def shut_down(self, *, now: bool) -> bool:
         """End the session if nothing is under way, or in any case if ``now``;
         whether it is ended."""
+        if self._gone:
+            if now:
+                self._socket.abort()
+            return now
         if not now and self._dialogue.in_transaction:
             return False
         self._finish(replies.SHUTTING_DOWN, "shutdown")
@@ -188,7 +214,19 @@ class Session(Authenticated, Encrypted, SMTP):
         if not self._gone:
             self._door.writes.write(self._socket, data)
 
+    def turn_over(self) -> bool:
+        return self._door.turns.over(self)
+
+    def go_on(self) -> None:
+        """See :class:`proxy.front.turns.Working`."""
+        if not self._gone:
+            self._dialogue.go_on()
+            self._after()
+
     def decide(self, recipient: bytes, argument: bytes) -> Reply | Pending:
+        if self._owed > _OWED_MAX:
+            self.limit_reached("waiting_recipients")
+            return replies.TOO_MANY_WAITING
         sender, trust = self._dialogue.transaction.sender, self._relayclient
         question = Question(
             recipient, sender, self._client, trust, self._since, False, self._facts
@@ -209,6 +247,7 @@ class Session(Authenticated, Encrypted, SMTP):
         assert conversation is not None  # by served()
         argument = self._instead or argument
         self._arguments.append(argument)
+        self._owed += len(argument)
         dialogue = self._dialogue
         mail = dialogue.transaction.mail or b""
         conversation.recipient(dialogue.helo, mail, argument)
@@ -235,7 +274,7 @@ class Session(Authenticated, Encrypted, SMTP):
         self._conversation.end(piece)
 
     def relay_abort(self) -> None:
-        self._arguments.clear()
+        self._forget_arguments()
         self._blocked = False
         if self._conversation is not None:
             self._conversation.abort()
@@ -252,13 +291,24 @@ class Session(Authenticated, Encrypted, SMTP):
         if not self._gone:
             self._why = why
             self._gone = True
-            self._door.shut(self._socket)
             self._end()
+            self.shut()
+
+    def shut(self) -> None:
+        """Close the connection when the client has read what it was told; it has a
+        place, and counts, until then."""
+        transport = self._socket
+        self._door.writes.now(transport)
+        transport.close()
+        self.deadline = self._door.now + _LINGER
+        if transport.get_write_buffer_size() > _UNREAD_MAX:
+            transport.abort()
 
     # Listener: what the conversation answers.
 
     def recipient_answered(self, reply: Reply) -> None:
-        argument = self._arguments.pop(0)
+        argument = self._arguments.popleft()
+        self._owed -= len(argument)
         if not reply.positive:
             if reply.code == 550 and self._relayclient is None:
                 self._door.guessed(self._id, self._client, reply)
@@ -281,14 +331,16 @@ class Session(Authenticated, Encrypted, SMTP):
         self._report_message(outcome_of(reply), reply.text, "")
         if reply.positive:
             self._door.delivered(self._client)
-        if not self._gone:
+        if self._gone:
+            self._part()
+        else:
             self._dialogue.message_answered(reply)
             self._after()
             if self._door.now >= self._oldest and not self._dialogue.in_transaction:
                 self.time_out()  # nothing is open
 
     def relay_failed(self, reply: Reply, step: str, why: str) -> None:
-        self._arguments.clear()
+        self._forget_arguments()
         self._blocked = False
         if self._task is not None and self._dialogue.state is State.ASKING:
             self._task.cancel()  # nobody wants to know any more
@@ -298,7 +350,9 @@ class Session(Authenticated, Encrypted, SMTP):
             self._report_message("unknown", reply.text, why)
         elif self._dialogue.state is State.ENDED:  # but the dot was not sent
             self._report_message(outcome_of(reply), reply.text, why)
-        if not self._gone:
+        if self._gone:
+            self._part()
+        else:
             self._dialogue.relay_failed(reply)
             self._after()
 
@@ -355,9 +409,10 @@ class Session(Authenticated, Encrypted, SMTP):
         if self._blocked or not self._reading or self._dialogue.held:
             self._flow()
         if self._eof and not self._dialogue.waiting:
-            if self._handshake is None:
-                self._door.shut(self._socket)
-            self.connection_lost(None)  # to us it is
+            over = self._handshake is None
+            self._client_left()  # to us it has
+            if over:
+                self.shut()
 
     def _set_deadline(self) -> None:
         dialogue = self._dialogue
@@ -389,11 +444,31 @@ class Session(Authenticated, Encrypted, SMTP):
             self._report_message("aborted", reply.text, why)
         self._dialogue.end(reply, why)
 
+    def _forget_arguments(self) -> None:
+        self._arguments.clear()
+        self._owed = 0
+
+    def _free(self) -> None:
+        """The descriptor is closed, or will be in this turn: give the place back, and
+        leave no cycle behind for the collector to find."""
+        self._door.leave(self, self._client)
+        self._dialogue.leave()
+        self._socket = None
+        if self._conversation is not None and not self._conversation.open:
+            self._part()
+
+    def _part(self) -> None:
+        """The conversation has nothing more to tell, and the client has left."""
+        if self._conversation is not None and self._socket is None:
+            self._conversation.forget()
+            self._conversation = None
+
     def _end(self) -> None:
         """The session is over, whoever ended it."""
         door = self._door
         if self._task is not None:
             self._task.cancel()
+            self._task = None
         if self._conversation is not None:
             self._conversation.leave()
         door.observer(
@@ -407,4 +482,3 @@ class Session(Authenticated, Encrypted, SMTP):
                 self._messages,
             )
         )
-        door.leave(self, self._client)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-# Handshakes are timed by the sessions' own deadlines; the loop wants a number.
-_LONG = 86400.0
+# Where limits.command_timeout is 0; the loop wants a number.
+_NO_LIMIT = 86400.0
 # For the other side's close_notify (RFC 8446 §6.1), which many never send.
 _SHUTDOWN_SECONDS = 5.0
 
@@ -86,18 +86,24 @@ class Handshake:
         on_done: Callable[[Any], None],
         on_failed: Callable[[str], None],
         received: bytes = b"",
+        *,
+        seconds: float = 0.0,
     ) -> None:
         self._transport = transport
         self._on_done = on_done
         self._on_failed = on_failed
         self._over = False
         self._waiter: asyncio.Future[None] | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        if transport.is_closing():  # lost already: nobody would ever end it
+            asyncio.get_running_loop().call_soon(self._failed, "the client left")
+            return
         self._coroutine = asyncio.get_running_loop().start_tls(
             transport,
             protocol,
             tls.context,
             server_side=True,
-            ssl_handshake_timeout=_LONG,
+            ssl_handshake_timeout=seconds or _NO_LIMIT,
             ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         self._step()
@@ -121,17 +127,25 @@ class Handshake:
         if self._waiter is not None:
             self._waiter.cancel()
         self._transport.abort()
+        self._transport = None
 
     def _step(self, _: object = None) -> None:
+        coroutine = self._coroutine
+        assert coroutine is not None
         try:
-            self._waiter = self._coroutine.send(None)
+            self._waiter = coroutine.send(None)
         except StopIteration as end:
+            self._coroutine = self._waiter = None
             self._ended(end.value)
-        except asyncio.CancelledError:
-            pass
+        except asyncio.CancelledError as error:
+            self._coroutine = self._waiter = None
+            error.__traceback__ = None
         except (OSError, ValueError) as error:  # ssl.SSLError is one, too
+            self._coroutine = self._waiter = None
+            error.__traceback__ = None  # its frames hold the connection
             self._failed(_reason(error))
         else:
+            assert self._waiter is not None
             self._waiter.add_done_callback(self._step)
 
     def _ended(self, transport: Any) -> None:

@@ -164,11 +164,12 @@ def take_line(dialogue: Dialogue) -> bool:
     """
     exchange = dialogue.auth
     assert exchange is not None
-    line, newline, rest = dialogue._buffer.partition(b"\n")
+    line, newline, rest = dialogue._take_buffer().partition(b"\n")
     if not newline:
         if len(line) >= LINE_MAX:
             exchange.overlong = True
-            dialogue._buffer = b""
+        else:
+            dialogue._buffer = line
         return False
     dialogue._buffer = rest
     if exchange.lost is not None:

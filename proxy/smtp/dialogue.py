@@ -10,6 +10,8 @@ has promised.
 
 from __future__ import annotations
 
+from typing import cast
+
 from proxy.smtp import auth, replies, starttls
 from proxy.smtp.command import has_control, is_rcpt, split_line
 from proxy.smtp.data import MessageStream
@@ -26,6 +28,7 @@ class Dialogue:
 
     __slots__ = (
         "_asked",
+        "_at",
         "_banner",
         "_buffer",
         "_commands_left",
@@ -38,6 +41,7 @@ class Dialogue:
         "_unknown",
         "_why",
         "_working",
+        "_yielded",
         "auth",
         "auth_offered",
         "extended",
@@ -57,6 +61,8 @@ class Dialogue:
         self._errors_left = limits.errors or -1
         self._unknown = 0  # recipients that were refused for good
         self._buffer = b""
+        self._at = 0  # how much of it is done
+        self._yielded = False  # others are served first
         self._outbox = Outbox()
         self._asked = b""  # the RCPT whose verdict was put off
         self._paused = False
@@ -86,12 +92,13 @@ class Dialogue:
     @property
     def held(self) -> int:
         """Bytes of input that wait for an answer."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
 
     @property
     def waiting(self) -> bool:
-        """Whether it is not the client's turn, but the rules' or backend's."""
-        return self._outbox.waiting or self.state in OTHERS_TURN
+        """Whether it is not the client's turn, but the rules' or backend's, or ours."""
+        outstanding = self._outbox.waiting or self._yielded
+        return outstanding or self.state in OTHERS_TURN
 
     @property
     def idle(self) -> bool:
@@ -107,8 +114,18 @@ class Dialogue:
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
         if self.state is not State.CLOSED:
-            self._buffer += data
-            self._work()
+            self._buffer = self._buffer + data if self._buffer else data
+            if not self._yielded:
+                self._work()
+
+    def go_on(self) -> None:
+        """Others have been served: take up what is held."""
+        self._yielded = False
+        self._work()
+
+    def leave(self) -> None:
+        """The session is over: nothing more is asked of the driver."""
+        self._driver = cast(Driver, None)  # no cycle is left behind
 
     def pause(self) -> None:
         """The client does not read its replies: take no more commands."""
@@ -219,6 +236,9 @@ class Dialogue:
                 if state is State.COMMAND:
                     if not self._command_line():
                         break
+                    if self._buffer and self._driver.turn_over():
+                        self._yielded = True
+                        break
                 elif state is State.MESSAGE or state is State.REFUSED:
                     if not self._message_piece():
                         break
@@ -233,22 +253,28 @@ class Dialogue:
 
     def _command_line(self) -> bool:
         """Take one command; ``False`` if there is none now."""
-        buffer = self._buffer
-        end = buffer.find(b"\n")
+        buffer, at = self._buffer, self._at
+        end = buffer.find(b"\n", at)
         limit = self._limits.command_length
         if end < 0:
+            buffer = self._take_buffer()
             if limit and len(buffer) > limit and not auth.may_be_long(self, buffer):
                 self._skipping = True
-                self._buffer = b""
+            else:
+                self._buffer = buffer
             return False
-        line = buffer[:end]
+        line = buffer[at:end]
         if self._outbox.waiting and not is_rcpt(line):
             return False  # in order: first the recipients' answers
-        self._buffer = buffer[end + 1 :]
+        if end + 1 == len(buffer):
+            self._buffer, self._at = b"", 0
+        else:
+            self._at = end + 1  # what is left is moved once, not for each line
         self._commands_left -= 1
         if self._commands_left == -1:
             return self._used_up(replies.TOO_MANY_COMMANDS, "commands_per_session")
-        too_long = limit and end + 1 > limit and not auth.may_be_long(self, line)
+        length = end + 1 - at
+        too_long = limit and length > limit and not auth.may_be_long(self, line)
         if self._skipping or too_long:
             self._skipping = False
             self._driver.limit_reached("command_length")
@@ -265,8 +291,7 @@ class Dialogue:
         """Take what is there of a message; ``False`` if it goes on."""
         stream = self.transaction.stream
         assert stream is not None
-        data, self._buffer = self._buffer, b""
-        piece, self._buffer = stream.feed(data)
+        piece, self._buffer = stream.feed(self._take_buffer())
         if self.state is State.MESSAGE:
             limit = self._limits.message_size
             if stream.bare_lf:
@@ -342,4 +367,10 @@ class Dialogue:
     def _close(self, why: str) -> None:
         self._why = why
         self.state = State.CLOSED
-        self._buffer = b""
+        self._take_buffer()
+
+    def _take_buffer(self) -> bytes:
+        """All that is held; nothing is, then."""
+        buffer, at = self._buffer, self._at
+        self._buffer, self._at = b"", 0
+        return buffer[at:] if at else buffer

@@ -127,6 +127,10 @@ class Driver(Protocol):
     def message_refused(self, reply: Reply) -> None:
         """The message was heard to its end and refused with ``reply``."""
 
+    def turn_over(self) -> bool:
+        """Asked between two commands of one piece: whether others are to be served
+        first; then :meth:`Dialogue.go_on` follows."""
+
     def limit_reached(self, limit: str) -> None:
         """A budget is used up, and the client is told; for the log."""
 

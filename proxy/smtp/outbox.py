@@ -53,10 +53,9 @@ class Outbox:
 
     def _settle(self) -> None:
         queue = self._queue
-        while queue:
-            wire = queue[0]
-            if wire is None:
-                return
-            self._ready += wire
+        ready = [self._ready]
+        while queue and (wire := queue[0]) is not None:
+            ready.append(wire)
             queue.popleft()
-        self.waiting = False
+        self._ready = b"".join(ready)
+        self.waiting = bool(queue)

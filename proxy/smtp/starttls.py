@@ -26,7 +26,7 @@ def command(dialogue: Dialogue, argument: bytes) -> None:
     dialogue._driver.send(dialogue._outbox.take())
     # What came behind it was not encrypted, and anybody may have put it
     # there (RFC 3207 §6, CVE-2011-0411): it is never read.
-    discarded, dialogue._buffer = len(dialogue._buffer), b""
+    discarded = len(dialogue._take_buffer())
     dialogue.state = State.SWITCHING
     dialogue._driver.start_tls(discarded)
 

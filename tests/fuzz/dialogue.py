@@ -162,6 +162,9 @@ class _World:
         self.exchanging = False
         self.authenticated = outcome == "accepted"
 
+    def turn_over(self) -> bool:
+        return False
+
     def limit_reached(self, limit: str) -> None:
         """Nothing to check."""
 

@@ -122,6 +122,9 @@ class MemoryDriver:
     def message_refused(self, reply: Reply) -> None:
         self.refused.append(reply)
 
+    def turn_over(self) -> bool:
+        return False
+
     def limit_reached(self, limit: str) -> None:
         self.reached.append(limit)
 

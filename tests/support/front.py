@@ -144,7 +144,7 @@ async def running(
         await backends.close()
         await fake.stop()
     await front.until(lambda: asyncio.all_tasks() <= tasks)
+    await front.until(lambda: not door.sessions)
     await front.until(lambda: descriptors() == fds)
-    assert not door.sessions
     assert not door.awaiting
     assert not any(each.connections for each in backends)
