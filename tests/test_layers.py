@@ -153,8 +153,3 @@ DESCRIBED = {
 def test_every_public_method_is_described(path: Path) -> None:
     missing = [m.name for m in public_methods(path) if m.name not in DESCRIBED]
     assert not missing
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_modules_can_be_read_at_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 450

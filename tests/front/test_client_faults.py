@@ -266,6 +266,7 @@ async def test_it_never_reads() -> None:
             client.writer.write(flood)
             await asyncio.sleep(0)
         assert session._dialogue.held <= 1 << 20
+        await front.until(lambda: not session._dialogue.waiting)
         front.pass_time(front.door.settings.command_timeout + 1)
         # It counts until its descriptor is closed, which is not long.
         front.pass_time(60)
