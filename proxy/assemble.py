@@ -27,6 +27,7 @@ from proxy.qmail.host import HostSettings, QmailHost
 from proxy.qmail.tcprules import TcpRules, TcpRulesError
 from proxy.qmail.view import DirectoryView
 from proxy.qmail.vpopmail_settings import VpopmailSettings
+from proxy.qmail.walk import SUPERUSER, Walker
 from proxy.rules.engine import Engine
 from proxy.rules.gate import Gate
 from proxy.rules.qmail import QmailRule
@@ -248,13 +249,33 @@ def places(config: Config, worker: int = 0) -> list[Place]:
 
 
 def startup_files(config: Config) -> tuple[str, ...]:
-    """What qmail-smtpd and tcpserver read when a connection begins."""
-    home = os.path.join(config.qmail.root, config.qmail.home.lstrip("/"))
-    control = os.path.join(home, "control")
+    """What qmail-smtpd and tcpserver read when a connection begins: patches read more
+    of control/ than qmail does, so all of it counts."""
     rules = config.listen.tcprules
-    if rules is None:
-        return (control,)
-    return control, os.path.join(config.qmail.root, rules.lstrip("/"))
+    paths = [config.qmail.home + "/control", *USUAL_TCPRULES]
+    if rules is not None and rules not in paths:
+        paths.append(rules)
+    return tuple(_below_root(config, path) for path in paths)
+
+
+USUAL_TCPRULES = (
+    "/etc/tcp.smtp.cdb",
+    "/etc/tcprules.d/tcp.smtp.cdb",
+    "/etc/tcprules.d/tcp.qmail-smtpd.cdb",
+    "/home/vpopmail/etc/tcp.smtp.cdb",
+)
+"""Where the backend's tcpserver may have its rules, as the guides have it."""
+
+
+def _below_root(config: Config, path: str) -> str:
+    """The file that ``path`` is on the qmail host: symbolic links stay below its root."""
+    root = config.qmail.root
+    try:
+        walker = Walker(DirectoryView(os.fsencode(root)), SUPERUSER)
+        path = os.fsdecode(walker.stat(_bytes(path)).path)
+    except (KernelError, CannotTell):
+        pass  # not there yet
+    return os.path.join(root, path.lstrip("/"))
 
 
 def backend_settings(

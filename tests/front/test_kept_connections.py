@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.assemble import startup_files
 from proxy.backend.choice import Place
 from proxy.backend.settings import BackendSettings
 from proxy.backend.startup_files import StartupFiles
+from proxy.config.sources import load
 from proxy.front.door import DoorSettings
 from proxy.observe.events import BackendFailed, MessageEnded
 from proxy.smtp.driver import Limits
@@ -284,3 +286,20 @@ async def test_the_first_digit_counts() -> None:
         assert await codes(front) == [250, 250, 354, 251]
         (ended,) = front.of(MessageEnded)
         assert getattr(ended, "outcome", "") == "accepted"
+
+
+@pytest.mark.fault("N21")
+def test_files_are_looked_for_below_the_root(tmp_path: Path) -> None:
+    """Where control/ is a link, as in Debian's packages, and the root is not /."""
+    (tmp_path / "etc/qmail").mkdir(parents=True)
+    (tmp_path / "var/qmail").mkdir(parents=True)
+    (tmp_path / "var/qmail/control").symlink_to("/etc/qmail")
+    file = tmp_path / "backstop.toml"
+    file.write_text(
+        f'[qmail]\nroot = "{tmp_path}"\n[listen]\ntcprules = "/etc/my.cdb"\n'
+    )
+    config = load(file, {})
+    found = startup_files(config)
+    assert found[0] == str(tmp_path / "etc/qmail")
+    assert found[-1] == str(tmp_path / "etc/my.cdb")
+    assert str(tmp_path / "etc/tcp.smtp.cdb") in found
