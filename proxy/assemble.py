@@ -268,7 +268,7 @@ USUAL_TCPRULES = (
 
 
 def _below_root(config: Config, path: str) -> str:
-    """The file that ``path`` is on the qmail host: symbolic links stay below its root."""
+    """The file that ``path`` is on the qmail host: links stay below its root."""
     root = config.qmail.root
     try:
         walker = Walker(DirectoryView(os.fsencode(root)), SUPERUSER)
