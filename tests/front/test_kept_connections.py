@@ -303,3 +303,16 @@ def test_files_are_looked_for_below_the_root(tmp_path: Path) -> None:
     assert found[0] == str(tmp_path / "etc/qmail")
     assert found[-1] == str(tmp_path / "etc/my.cdb")
     assert str(tmp_path / "etc/tcp.smtp.cdb") in found
+
+
+@pytest.mark.fault("N18", "N21")
+async def test_a_refused_name_over_a_used_connection_is_asked_again() -> None:
+    async with running() as front:
+        assert await codes(front) == [250, 250, 354, 250]
+        front.fake.once["EHLO"] = b"550 as it was\r\n"
+        async with await RawClient.connect(front.port) as client:
+            await client.reply()
+            await client.command(b"EHLO another.test")
+            assert await client.deliver(b"", A, b"x\r\n") == [250, 250, 354, 250]
+        assert front.fake.connections == 2
+        assert front.of(BackendFailed) == []
