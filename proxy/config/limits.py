@@ -50,8 +50,8 @@ class Limits(Section):
     harvest_defence: bool = Field(
         default=True,
         description="Growing delays and refusals for clients that keep guessing"
-        " recipients, across sessions. Clients in relay.trusted, and those whose mail"
-        " was accepted lately, are left alone.",
+        " recipients, across sessions. Clients in relay.trusted are left alone, and"
+        " accepted mail counts in a client's favour (harvest_remember).",
     )
     harvest_delay_after: Whole = Field(
         default=10,
@@ -69,8 +69,8 @@ class Limits(Section):
     )
     harvest_remember: Seconds = Field(
         default=86400.0,
-        description="Seconds for which a client whose mail was accepted is not"
-        " suspected.",
+        description="Seconds for which accepted mail counts in a client's favour:"
+        " each message gives it credit for 20 unknown recipients, 1,000 at most.",
     )
     command_length: Whole = Field(
         default=4096,

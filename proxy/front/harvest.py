@@ -26,6 +26,13 @@ DELAY_MAX = 30.0
 FORGIVEN_SECONDS = 60.0
 """One guess is forgiven in that time."""
 
+GUESSES_PER_MESSAGE = 20
+"""So many guesses are not held against a client for each message that was accepted
+from it, as they are in mail to old lists."""
+
+CREDIT_MAX = 1000
+"""Guesses: no client is above suspicion for long."""
+
 CLIENTS_MAX = 20_000
 """Clients in each table; the one that was seen longest ago gives way."""
 
@@ -36,8 +43,8 @@ class HarvestSettings:
 
     Beyond ``delay_after`` guesses each refusal is held back, by a second more
     for each further one.  Beyond ``refuse_after`` a client is refused for
-    ``refuse_seconds``.  0 of either: never.  A client whose mail was accepted
-    is left alone for ``remember_seconds``.
+    ``refuse_seconds``.  0 of either: never.  Mail that was accepted gives a client
+    credit for :data:`GUESSES_PER_MESSAGE` guesses, for ``remember_seconds``.
     """
 
     delay_after: int = 10
@@ -58,7 +65,8 @@ class Harvest:
     def __init__(self, settings: HarvestSettings | None = None) -> None:
         self._settings = settings
         self._guessers: OrderedDict[int, tuple[float, float]] = OrderedDict()
-        self._good: OrderedDict[int, float] = OrderedDict()
+        # Guesses that each may still make, and when its mail was accepted last.
+        self._good: OrderedDict[int, tuple[float, float]] = OrderedDict()
         self.refused: OrderedDict[int, float] = OrderedDict()
 
     def configure(self, settings: HarvestSettings | None) -> None:
@@ -72,7 +80,11 @@ class Harvest:
         """One more guess; the seconds by which its refusal is to be held back,
         or :data:`REFUSE`."""
         settings = self._settings
-        if settings is None or self._is_good(client, now):
+        if settings is None:
+            return 0.0
+        credit, accepted = self._credit(client, now)
+        if credit >= 1:
+            self._good[client] = (credit - 1, accepted)
             return 0.0
         level, when = self._guessers.pop(client, (0.0, now))
         level = max(level - (now - when) / FORGIVEN_SECONDS, 0.0) + 1.0
@@ -88,13 +100,16 @@ class Harvest:
         return min(level - after, DELAY_MAX) if 0 < after < level else 0.0
 
     def delivered(self, client: int, now: float) -> bool:
-        """Mail was accepted; whether that is news of this client."""
-        before = self._good.pop(client, None)
-        self._good[client] = now
+        """Mail was accepted; whether other workers are to hear of it."""
+        credit, _ = self._credit(client, now)
+        self._good.pop(client, None)
+        self._good[client] = (min(credit + GUESSES_PER_MESSAGE, CREDIT_MAX), now)
         _keep_few(self._good)
-        self._guessers.pop(client, None)
+        level, when = self._guessers.pop(client, (0.0, now))
+        if level > GUESSES_PER_MESSAGE:
+            self._guessers[client] = (level - GUESSES_PER_MESSAGE, when)
         self.refused.pop(client, None)
-        return before is None or now - before > FORGIVEN_SECONDS
+        return credit < CREDIT_MAX
 
     def refuses(self, client: int, now: float) -> bool:
         """Whether a connection of this client is turned away."""
@@ -106,12 +121,13 @@ class Harvest:
         while refused and next(iter(refused.values())) <= now:
             refused.popitem(last=False)
 
-    def _is_good(self, client: int, now: float) -> bool:
-        accepted = self._good.get(client)
+    def _credit(self, client: int, now: float) -> tuple[float, float]:
+        """The guesses that it may still make, and when its mail was accepted."""
+        credit, accepted = self._good.get(client, (0.0, now))
         settings = self._settings
-        if accepted is None or settings is None:
-            return False
-        return now - accepted < settings.remember_seconds
+        if settings is None or now - accepted >= settings.remember_seconds:
+            return 0.0, accepted
+        return credit, accepted
 
 
 def _keep_few(

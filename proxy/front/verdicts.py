@@ -105,6 +105,8 @@ def _guessed(session: Session, refusal: Reply) -> Reply | Pending:
         return refusal  # it may write to whom it will
     door = session._door
     reply, delay = door.guessed(session._id, session._client, refusal)
+    if session._dialogue.transaction.relayed:
+        return refusal  # its good recipients are not to suffer; the next session may
     if not delay or session._conversation is not None:
         return reply  # nobody waits with a connection to the backend
     session._held = reply

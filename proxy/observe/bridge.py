@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -53,6 +54,17 @@ class LoggingHandler(logging.Handler):
 
     def _left_out(self, text: str) -> None:
         self._notify("warning", text)
+
+
+def unraisable(trouble: sys.UnraisableHookArgs) -> None:
+    """In place of ``sys.unraisablehook``, which writes five lines to standard error
+    for each: an exception that nobody could be told, as a line of the log.
+
+    A server name (SNI) that is not ASCII is such a one: the handshake is refused by
+    the ssl module, in a callback of OpenSSL's."""
+    error = trouble.exc_value
+    what = trouble.err_msg or "Exception ignored"
+    logging.getLogger("python").warning("%s: %r", what, error)
 
 
 def _level_name(number: int) -> str:

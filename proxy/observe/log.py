@@ -8,10 +8,11 @@ line looks (``lines``), who makes events.  Made by the service, called as an
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 
-from proxy.observe.bridge import LoggingHandler
+from proxy.observe.bridge import LoggingHandler, unraisable
 from proxy.observe.events import Event, Notice
 from proxy.observe.lines import LEVELS, Form, Formatter, Level, level_of
 from proxy.observe.stream import Output, Stream
@@ -97,11 +98,13 @@ class Logger:
             self._handler = LoggingHandler(self.notice)
             logging.getLogger().addHandler(self._handler)
             logging.captureWarnings(True)
+            sys.unraisablehook = unraisable
 
     def close(self) -> None:
         """Write what is left; later lines are written one by one."""
         if self._handler is not None:
             logging.captureWarnings(False)
+            sys.unraisablehook = sys.__unraisablehook__
             logging.getLogger().removeHandler(self._handler)
             self._handler.close()
             self._handler = None

@@ -179,6 +179,8 @@ class Dialogue:
 
     def message_answered(self, reply: Reply) -> None:
         """The backend's answer to the final dot."""
+        if reply.positive:
+            self._unknown = 0  # counted from message to message
         self._transaction_over(reply)
         self._work()
 

@@ -44,6 +44,7 @@ TOO_MANY_GUESSES = Reply(421, b"4.7.0 too many unknown recipients, come back lat
 TOO_MANY_ERRORS = Reply(421, b"4.7.0 too many errors")
 TOO_MANY_COMMANDS = Reply(421, b"4.7.0 too many commands, connect again")
 TOO_MANY_RECIPIENTS = Reply(452, b"4.5.3 too many recipients")  # RFC 5321 4.5.3.1.10
+UNKNOWN_LATER = Reply(450, b"4.7.0 too many unknown recipients in this message")
 TOO_MANY_WAITING = Reply(452, b"4.5.3 too many recipients at once")
 TOO_SLOW = Reply(421, b"4.4.2 message too slow, closing connection")
 TOO_OLD = Reply(421, b"4.4.2 session too long, connect again")

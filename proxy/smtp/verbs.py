@@ -78,7 +78,7 @@ def _too_many(dialogue: Dialogue, transaction: Transaction) -> bool:
     """Unknown recipients of the session, or recipients of the transaction:
     what is beyond is 452, what was taken stays (RFC 5321 §4.5.3.1.10)."""
     limits = dialogue._limits
-    if 0 < limits.unknown_recipients <= dialogue._unknown:
+    if _too_many_unknown(dialogue) and not transaction.relayed:
         dialogue._used_up(replies.TOO_MANY_UNKNOWN, "unknown_per_session")
         return True
     transaction.recipients += 1
@@ -90,11 +90,18 @@ def _too_many(dialogue: Dialogue, transaction: Transaction) -> bool:
     return True
 
 
+def _too_many_unknown(dialogue: Dialogue) -> bool:
+    return 0 < dialogue._limits.unknown_recipients <= dialogue._unknown
+
+
 def recipient_decided(
     dialogue: Dialogue, argument: bytes, verdict: Reply | Pending
 ) -> None:
     """The verdict on a recipient, at once or later."""
     if isinstance(verdict, Reply):
+        relayed = dialogue.transaction.relayed
+        if verdict.permanent and relayed and _too_many_unknown(dialogue):
+            verdict = replies.UNKNOWN_LATER  # the others are not to suffer for it
         dialogue._outbox.say(verdict)
         if verdict.permanent:
             dialogue._unknown += 1
