@@ -107,7 +107,7 @@ def rule_trouble(host: Host, proposal: Proposal) -> str:
         return "there is something in it that such a rule does not take"
     if proposal.keys["type"] == "ldap":
         lacking = find_spec("ldap") is None
-        return "pip install 'qmail-backstop[ldap]' is wanted" if lacking else ""
+        return "pip install '.[ldap]' in the checkout is wanted" if lacking else ""
     root = os.fsencode(host.root)
     context = Context("", assemble.qmail_host(config), root)
     for finding in check_rules(config, context):

@@ -51,7 +51,7 @@ def vpopmail_problem(config: Config) -> str:
     wanted = " and ".join(WANTS[source])
     return (
         f'vpopmail.source = "{source}" wants the Python packages {wanted} (install'
-        f" qmail-backstop[{extra}])"
+        f" '.[{extra}]' in the checkout)"
     )
 
 

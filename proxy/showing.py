@@ -153,7 +153,9 @@ def access(config: Config, sock: socket.socket) -> Access:
     set; elsewhere nobody without one."""
     name = sock.getsockname()
     local = not isinstance(name, tuple) or _is_local(str(name[0]))
-    return Access(config.status.token or "", not local)
+    address = config.status.address or ""
+    host = address.rpartition(":")[0].strip("[]")
+    return Access(config.status.token or "", not local, host)
 
 
 def _is_local(host: str) -> bool:

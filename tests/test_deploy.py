@@ -108,3 +108,21 @@ def allowed_calls() -> set[str]:
         calls = set().union(*map(expanded, filter_.lstrip("~").split()))
         allowed = allowed - calls if filter_.startswith("~") else allowed | calls
     return allowed
+
+
+@pytest.mark.fault("P5")
+def test_a_rules_author_is_told_our_types() -> None:
+    """PEP 561: mypy reads the types of a package only with this file."""
+    assert (ROOT / "proxy/py.typed").read_text() == ""
+
+
+@pytest.mark.fault("C4")
+def test_nothing_is_installed_from_where_it_is_not() -> None:
+    """No index has the project: extras are installed from a checkout."""
+    told = [ROOT / "README.md", ROOT / "config.example.toml", ROOT / "Dockerfile"]
+    for pattern in ("proxy/**/*.py", "docs/**/*.md", "docs/man/*", "deploy/**/*.md"):
+        told += ROOT.glob(pattern)
+    assert len(told) > 100
+    for path in told:
+        text = path.read_text("utf-8").replace("\\-", "-")
+        assert not re.search(r"install\s+'?qmail-backstop", text), path

@@ -15,6 +15,7 @@ import pytest
 from proxy.config import load
 from proxy.config.rules import shipped_types
 from tests.support.cdbmake import make_cdb
+from tests.support.extras import skip_without
 from tests.support.small_host import lay_out, write
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ def uncommented(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", shipped_types()[1:])
 def test_each_table_of_the_example_can_be_used(kind: str, tmp_path: Path) -> None:
+    skip_without(kind)
     path = tmp_path / "config.toml"
     path.write_text(uncommented(kind))
     assert [rule.type for rule in load(path, {}).rules] == [kind, "qmail"]
@@ -49,7 +51,9 @@ def with_rule(tmp_path: Path, table: str, *, alone: bool = False) -> Path:
     """The small host, with a rule before or instead of ``qmail``."""
     path = lay_out(tmp_path)
     rule = f"[[rules]]\n{table}\n"
-    path.write_text(path.read_text().replace(QMAIL, rule + ("" if alone else QMAIL)))
+    text = path.read_text().replace(QMAIL, rule + ("" if alone else QMAIL))
+    # Not port 25, which is not everybody's: nobody gets as far as to listen.
+    path.write_text('[listen]\naddresses = ["127.0.0.1:0"]\n' + text)
     return path
 
 
@@ -78,6 +82,7 @@ class TestCheck:
         assert status == 0
         assert "/host/etc/who: has 2 entries, of 2 domains" in output
 
+    @pytest.mark.fault("P1")
     def test_bad_lines(self, tmp_path: Path) -> None:
         path = with_rule(tmp_path, 'type = "list"\nfile = "/etc/who"')
         write(tmp_path / "host/etc/who", "al@example.test\nal\n")

@@ -42,7 +42,7 @@ def check_vpopmail(host: QmailHost, settings: Settings) -> Iterator[Finding]:
                 yield settings.finding(WARNING, ("vpopmail", "source"), note, remedy)
             elif text == NOT_USABLE:
                 extra = "ldap" if step.values == (LDAP,) else "sql"
-                remedy = f"install qmail-backstop[{extra}]"
+                remedy = f"pip install '.[{extra}]' in the checkout"
                 yield settings.finding(WARNING, ("vpopmail", "source"), note, remedy)
             elif text == EXTENSION_NOT_KNOWN:
                 what = "whether vpopmail was built with --enable-qmail-ext is not known"

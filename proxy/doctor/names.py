@@ -35,7 +35,7 @@ async def names(
         return [Result(GREY, "DNS", "rcpthosts names no domain: nothing to ask")]
     if not AVAILABLE:
         what = "not asked: dnspython is not installed"
-        return [Result(GREY, "DNS", what, "pip install 'qmail-backstop[dns]'")]
+        return [Result(GREY, "DNS", what, "pip install '.[dns]' in the checkout")]
     try:
         look = _Look(set(own), hostname.lower().rstrip("."), nameserver)
     except (dns.exception.DNSException, OSError, ValueError) as error:

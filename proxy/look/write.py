@@ -347,7 +347,7 @@ def _vpopmail(paper: Paper, host: Host) -> None:
     extra = "ldap" if store == "ldap" else "sql"
     paper.say(
         f"found {home}/etc/vpopmail.{host.domains.store}: the rule qmail asks that"
-        f" database, for which pip install 'qmail-backstop[{extra}]' is wanted. If"
+        f" database, for which pip install '.[{extra}]' in the checkout is wanted. If"
         " vpopmail was built for another one, or for none:"
     )
     paper.key("source", store, sure=False)

@@ -63,7 +63,7 @@ Words = Annotated[tuple[Text, ...], BeforeValidator(split_list)]
 
 class Settings(RemoteKeys):
     """An LDAP directory. The mailbox exists if the filter finds an entry. Wants the
-    extra ldap: pip install 'qmail-backstop[ldap]', for which Debian needs gcc,
+    extra ldap: pip install '.[ldap]' in the checkout, for which Debian needs gcc,
     libldap2-dev, libsasl2-dev and python3-dev."""
 
     EXAMPLE: ClassVar[dict[str, object]] = {
@@ -170,7 +170,7 @@ class Settings(RemoteKeys):
         if importlib.util.find_spec("ldap") is None:
             raise wrong(
                 "type ldap wants python-ldap, which is not installed",
-                "pip install 'qmail-backstop[ldap]'",
+                "pip install '.[ldap]' in the checkout",
             )
         return self
 

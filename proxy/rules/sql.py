@@ -77,7 +77,7 @@ Ready = Literal["vpopmail", "vpopmail-domain-tables", "vpopmail-valias", "postfi
 
 class Settings(RemoteKeys):
     """A database: PostgreSQL, MySQL, MariaDB or SQLite. The mailbox exists if the
-    query has a row. Wants the extra sql: pip install 'qmail-backstop[sql]'."""
+    query has a row. Wants the extra sql: pip install '.[sql]' in the checkout."""
 
     EXAMPLE: ClassVar[dict[str, object]] = {
         "url": "postgresql://backstop@127.0.0.1/mail",
@@ -170,7 +170,7 @@ class Settings(RemoteKeys):
         if importlib.util.find_spec("sqlalchemy") is None:
             raise wrong(
                 "type sql wants SQLAlchemy, which is not installed",
-                "pip install 'qmail-backstop[sql]'",
+                "pip install '.[sql]' in the checkout",
             )
         return self
 

@@ -54,7 +54,7 @@ def _no_driver(files: Files) -> None:
         (_unknown_extension, ["note qmail_ext: set it"]),
         (_no_source, ["warning source: set it", "nothing found"]),
         (_two_sources, ["warning source: set it", "cdb and mysql found"]),
-        (_no_driver, ["warning source: install qmail-backstop[ldap]"]),
+        (_no_driver, ["warning source: pip install '.[ldap]' in the checkout"]),
     ],
 )
 def test_what_is_not_known_is_said_once(
@@ -91,7 +91,7 @@ def test_a_source_without_its_packages_does_not_start(
     monkeypatch.setattr(obstacles, "usable", frozenset)
     problem = obstacles.vpopmail_problem(Config(vpopmail=Vpopmail(source="mysql")))
     assert "asyncmy" in problem
-    assert "qmail-backstop[sql]" in problem
+    assert "'.[sql]'" in problem
     for source in ("auto", "cdb"):
         config = Config.model_validate({"vpopmail": {"source": source}})
         assert not obstacles.vpopmail_problem(config)

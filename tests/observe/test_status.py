@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import re
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from proxy.observe.history import History, Numbers
 from proxy.observe.metrics import CONTENT_TYPE, Metrics
 from proxy.observe.page import Explained, StatusInfo
 from proxy.observe.recent import Recent
-from proxy.observe.status import Access, StatusServer
+from proxy.observe.status import CONNECTIONS_MAX, Access, StatusServer
 from proxy.observe.style import SCRIPT_HASH
 from tests.support.ports import own_port
 
@@ -388,4 +389,119 @@ async def test_without_a_token_it_is_for_loopback(
     status, text, _ = await get(http, url + "/")
     assert status == 403
     assert "status.token" in text
+    await server.stop()
+
+
+@pytest.mark.fault("N25")
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8025", 200),
+        ("127.0.0.1:8025", 200),
+        ("127.1.2.3", 200),
+        ("[::1]:8025", 200),
+        ("mx.example.test:8025", 200),  # status.address
+        ("attacker.example", 403),
+        ("attacker.example:8025", 403),
+        ("localhost.attacker.example", 403),
+        ("192.0.2.1:8025", 403),
+        ("", 403),
+    ],
+)
+async def test_without_a_token_only_our_own_names_lead_here(
+    http: aiohttp.ClientSession, name: str, status: int
+) -> None:
+    made = Service(access=Access(host="mx.example.test"))
+    server = made.server()
+    url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
+    for path in ("/", "/explain?address=a@b.test"):
+        async with http.get(url + path, headers={"Host": name}) as answer:
+            assert answer.status == status
+    assert len(made.asked) == (status == 200)
+    async with http.get(url + "/healthz", headers={"Host": name}) as answer:
+        assert answer.status == 200
+    await server.stop()
+
+
+@pytest.mark.fault("N28")
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer {TOKEN}", 200),
+        (f"BEARER  {TOKEN}", 200),
+        (TOKEN, 403),
+        (f"Basic {TOKEN}", 403),
+        ("Bearer", 403),
+    ],
+)
+async def test_the_scheme_is_bearer(
+    guarded: Service, http: aiohttp.ClientSession, given: str, status: int
+) -> None:
+    async with http.get(guarded.url, headers={"Authorization": given}) as answer:
+        assert answer.status == status
+
+
+@pytest.mark.fault("N28")
+async def test_a_question_with_the_token_is_kept(guarded: Service) -> None:
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as http:
+        url = f"{guarded.url}/explain?token={TOKEN}&address=a%2Bb@example.test"
+        async with http.get(url) as answer:
+            assert answer.status == 200
+            assert TOKEN not in str(answer.url)
+    assert guarded.asked == [b"a+b@example.test"]
+
+
+@pytest.mark.fault("N28")
+async def test_an_explanation_ends_with_its_client(
+    http: aiohttp.ClientSession,
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Slow(Service):
+        async def explain(self, address: bytes) -> Explained:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            raise AssertionError
+
+    made = Slow()
+    server = made.server()
+    port = await server.start("127.0.0.1", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /explain?address=a@b.test HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await begun.wait()
+    writer.transport.abort()
+    await asyncio.wait_for(ended.wait(), 30)
+    await server.stop()
+
+
+@pytest.mark.fault("N6")
+async def test_unfinished_requests_are_few_and_end(
+    http: aiohttp.ClientSession,
+) -> None:
+    made = Service()
+    server = made.server()
+    port = await server.start("127.0.0.1", 0)
+    writers = []
+    turned_away = 0
+    for _ in range(CONNECTIONS_MAX + 20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n")
+        writers.append(writer)
+        if len(writers) > CONNECTIONS_MAX:
+            with contextlib.suppress(ConnectionError):
+                turned_away += await reader.read() == b""
+    assert server.connections == CONNECTIONS_MAX
+    server.sweep()  # which sees them for the first time
+    server.sweep()
+    while server.connections:
+        await asyncio.sleep(0)
+    assert (await get(http, f"http://127.0.0.1:{port}/healthz"))[0] == 200
+    for writer in writers:
+        writer.transport.abort()
     await server.stop()
