@@ -18,7 +18,7 @@ ROOT = Path(proxy.__file__).parent
 MAY_IMPORT = {
     "system": {"system"},
     "smtp": {"smtp"},
-    "qmail": {"qmail", "smtp"},
+    "qmail": {"qmail", "smtp", "system"},
     "rules": {
         "rules",
         "qmail",

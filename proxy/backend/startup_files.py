@@ -12,11 +12,7 @@ import stat
 import time
 from collections.abc import Sequence
 
-# Two changes within one tick of a file system's clock look the same: a tick of the
-# kernel is 10 ms at most, stamps of whole seconds may be of two (FAT).
-_TICK = 50_000_000
-_WHOLE = 1_000_000_000
-_WHOLE_TICK = 2 * _WHOLE + _TICK
+from proxy.system.file_clock import settled
 
 Stamp = tuple[int, int, int, int, int] | None
 
@@ -38,7 +34,7 @@ class StartupFiles:
             if top is not None and stat.S_ISDIR(top[0]):
                 stamps.extend(map(_stamp, self._inside(path, top)))
         now = time.time_ns()
-        if any(stamp is not None and _new(stamp[4], now) for stamp in stamps):
+        if any(stamp is not None and not settled(stamp[4], now) for stamp in stamps):
             return object()
         return tuple(stamps)
 
@@ -52,7 +48,7 @@ class StartupFiles:
         except OSError:
             return []
         paths = [os.path.join(directory, name) for name in names]
-        if stamp is not None and not _new(stamp[4], time.time_ns()):
+        if stamp is not None and settled(stamp[4], time.time_ns()):
             self._names[directory] = stamp, paths
         return paths
 
@@ -63,9 +59,3 @@ def _stamp(path: str) -> Stamp:
     except OSError:
         return None
     return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
-
-
-def _new(changed: int, now: int) -> bool:
-    """``changed`` and ``now`` in nanoseconds.  A stamp far in the future is another
-    clock's, and as good as an old one."""
-    return abs(now - changed) < (_WHOLE_TICK if changed % _WHOLE == 0 else _TICK)

@@ -15,12 +15,9 @@ from typing import Any, TypeVar
 from proxy.qmail.errors import CannotTell
 from proxy.qmail.view import FileView, OpenFile, Status, read_all
 from proxy.qmail.walk import Place, Walker
+from proxy.system import file_clock
 
 T = TypeVar("T")
-
-# A file changed twice within one tick of the kernel's clock keeps its times.
-# What was read this soon after a change is read again (git calls it "racy").
-SETTLED_NS = 50_000_000
 
 # Directories whose names are kept, and names in one of them.
 _HOMES_MAX = 10_000
@@ -45,9 +42,8 @@ def identity(status: Status) -> Identity:
 
 
 def settled(status: Status, now_ns: int) -> bool:
-    """Whether the next change of a file will be seen by its :func:`identity`: the last
-    one was not just now."""
-    return now_ns - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS
+    """Whether the next change of a file will be seen by its :func:`identity`."""
+    return file_clock.settled(status.st_ctime_ns, now_ns)
 
 
 def keep(answers: dict[bytes, T], key: bytes, answer: T) -> T:

@@ -17,7 +17,7 @@ import stat as stat_bits
 from collections.abc import Callable, Iterable, Iterator
 
 from proxy.qmail import send, smtpd
-from proxy.qmail.cache import SETTLED_NS, FileCache
+from proxy.qmail.cache import FileCache, settled
 from proxy.qmail.control import ControlFiles
 from proxy.qmail.errors import CannotTell, KernelError
 from proxy.qmail.passwd import FILE_MAX, Account, Table, account, group_id
@@ -55,7 +55,7 @@ class _Watch:
         if path not in self._seen:
             self._seen[path] = _mark(status)
             # Changed so lately that the next change may leave no mark.
-            if self._clock() - status.st_ctime_ns < SETTLED_NS:
+            if not settled(status, self._clock()):
                 self._settled = False
         return status
 

@@ -91,7 +91,7 @@ async def test_a_connection_begun_while_a_file_changed_is_used_once(
     assert files.identity() != files.identity()
 
 
-@pytest.mark.fault("N21", "F6")
+@pytest.mark.fault("N21")
 @pytest.mark.usefixtures("settled_files")
 async def test_a_file_that_does_not_change_has_one_identity(tmp_path: Path) -> None:
     (tmp_path / "rcpthosts").write_text("example.test\n")

@@ -20,7 +20,7 @@ PATH = b"/x"
 
 
 class Clock:
-    now = 100 * SECOND
+    now = 100 * SECOND + 123_456_789  # of a file system with nanoseconds
 
     def __call__(self) -> int:
         return self.now
@@ -68,12 +68,25 @@ def test_a_file_just_written_is_read_again_until_it_has_settled() -> None:
     assert reader.opened == opened == 3
 
 
-def test_a_file_from_the_future_is_never_kept() -> None:
+@pytest.mark.fault("F6")
+def test_a_file_of_another_clock_is_kept() -> None:
+    """Our clock is hours behind: the next change has another time all the same."""
     reader = Reader()
     reader.write(b"a")
-    reader.clock.now -= 1000 * SECOND
+    reader.clock.now -= 10_000 * SECOND
     assert [reader.read(), reader.read()] == [b"A", b"A"]
-    assert reader.opened == 2
+    assert reader.opened == 1
+
+
+@pytest.mark.fault("F1")
+def test_a_file_with_whole_seconds_is_kept_when_they_are_over() -> None:
+    reader = Reader()
+    reader.clock.now = 100 * SECOND
+    reader.write(b"a")
+    for later, opened in ((0.5, 1), (1.0, 2), (2.0, 3), (2.2, 4), (2.2, 4)):
+        reader.clock.now = round((100 + later) * SECOND)
+        reader.read()
+        assert reader.opened == opened
 
 
 @pytest.mark.parametrize(
