@@ -52,6 +52,13 @@ def _one(words: list[bytes], walker: Walker, home: Place) -> bool | None:
     return None
 
 
+def _at_home(word: bytes, home: Place) -> bool:
+    """Whether a path stays in the home directory, which is there as a whole."""
+    if b".." in word.split(b"/"):
+        return False
+    return not word.startswith(b"/") or word.startswith(home.path + b"/")
+
+
 def _unary(operator: bytes, word: bytes, walker: Walker, home: Place) -> bool | None:
     if operator == b"-z":
         return not word
@@ -62,7 +69,7 @@ def _unary(operator: bytes, word: bytes, walker: Walker, home: Place) -> bool | 
     try:
         status = walker.stat(word, home).status
     except KernelError:
-        return False
+        return False if walker.view.whole or _at_home(word, home) else None
     if operator == b"-f":
         return stat_bits.S_ISREG(status.st_mode)
     if operator == b"-d":

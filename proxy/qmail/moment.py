@@ -50,6 +50,10 @@ class _Watch:
         self._seen: dict[bytes, _Mark] = {}
         self._settled = True
 
+    @property
+    def whole(self) -> bool:
+        return self._view.whole
+
     def lstat(self, path: bytes) -> Status:
         status = self._view.lstat(path)
         if path not in self._seen:

@@ -78,6 +78,11 @@ class OpenFile(Protocol):
 class FileView(Protocol):
     """A host's files, read only.  Every method may raise :class:`OSError`."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether what is not here is not on the host either."""
+        ...
+
     def lstat(self, path: bytes) -> Status:
         """lstat(2)."""
         ...
@@ -163,6 +168,8 @@ class DirectoryView:
 
     def __init__(self, root: bytes) -> None:
         self._root = root.rstrip(b"/")
+        # Elsewhere, only what qmail needs may have been mounted or copied.
+        self.whole = not self._root
 
     def lstat(self, path: bytes) -> Status:
         return os.lstat(self._root + path)

@@ -321,7 +321,7 @@ class TestCount:
             count(files)
 
     def test_unchanged_mailboxes_are_not_listed_again(self, files: Files) -> None:
-        files.now_ns = 10**18
+        files.now_ns = 10**18 + 1
         message(files, b"ann/Maildir/new/1.a.h", 5)
         seen: list[bytes] = []
 
@@ -337,20 +337,20 @@ class TestCount:
             seen.clear()
             return Count(watched, VPOPMAIL, before, lambda: None, lambda: now)
 
-        first = counted({}, 10**18 + 10**7)
+        first = counted({}, (10**18 + 1) + 10**7)
         stored = first.all_of(DOMAIN, Kind.HASHED)
         # ann's was changed just now: what comes next may leave no mark.
         assert [key for key in first.kept if b"/ann/" in key] == []
-        second = counted(first.kept, 10**18 + 10**9)
+        second = counted(first.kept, (10**18 + 1) + 10**9)
         assert second.all_of(DOMAIN, Kind.HASHED) == stored
         assert DOMAIN + b"/ann/Maildir/new" in seen
         assert DOMAIN + b"/bea/Maildir/new" not in seen
-        third = counted(second.kept, 10**18 + 2 * 10**9)
+        third = counted(second.kept, (10**18 + 1) + 2 * 10**9)
         assert third.all_of(DOMAIN, Kind.HASHED) == stored
         assert DOMAIN + b"/ann/Maildir/new" not in seen
         watched.now_ns += 10**9
         message(watched, b"bea/Maildir/new/9.a.h", 5)
-        fourth = counted(third.kept, 10**18 + 4 * 10**9)
+        fourth = counted(third.kept, (10**18 + 1) + 4 * 10**9)
         assert fourth.all_of(DOMAIN, Kind.HASHED).messages == stored.messages + 1
         assert DOMAIN + b"/ann/Maildir/new" not in seen
 

@@ -35,6 +35,8 @@ GROUP = b"root:x:0:\nqmail:x:2107:\nnofiles:x:2108:\nalice:x:1001:\nbob:x:1002:\
 class Files:
     """Files by absolute path; parents are made as needed (root's, 0755)."""
 
+    whole = True
+
     def __init__(self) -> None:
         self._files: dict[bytes, tuple[FakeStatus, bytes]] = {}
         self._number = 0

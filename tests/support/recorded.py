@@ -33,6 +33,8 @@ _TYPES = {
 class FilesView:
     """A :class:`proxy.qmail.view.FileView` on a dictionary of files."""
 
+    whole = True
+
     def __init__(self, files: list[dict[str, Any]]) -> None:
         self._files: dict[bytes, tuple[FakeStatus, bytes]] = {}
         for number, entry in enumerate(files):
