@@ -133,12 +133,17 @@ class CdbFile:
     def _compare(self, old: OpenFile, new: OpenFile, records: int) -> None:
         """Whether a domain has lost too many: a large cdb between other work."""
         turns = Turns(
-            losses_of(_addresses(old), partial(cdb_has, new), self._guard),
+            losses_of(_old_addresses(old), partial(cdb_has, new), self._guard),
             lambda lost: self._compared(new, records, lost),
-            lambda error: self._compared(new, records, f"damaged: {error}"),
+            lambda error: self._not_compared(new, records, error),
         )
         self._comparing = turns, new
         turns.begin(small=max(records, self._records) <= _FEW)
+
+    def _not_compared(self, new: OpenFile, records: int, error: Exception) -> None:
+        """A sound file is not held back for what is wrong with the one before."""
+        sound = isinstance(error, _OldDamaged)
+        self._compared(new, records, "" if sound else f"damaged: {error}")
 
     def _compared(self, new: OpenFile, records: int, lost: str) -> None:
         self._comparing = None
@@ -163,6 +168,17 @@ class CdbFile:
 
     def _down(self, why: str) -> SourceDown:
         return SourceDown(f"{self._path.decode('latin-1')}: {why} ({REMEDY})")
+
+
+class _OldDamaged(CdbError):
+    """It was cut off or written over in its place, while it was open."""
+
+
+def _old_addresses(file: OpenFile) -> Iterator[bytes]:
+    try:
+        yield from _addresses(file)
+    except (CdbError, OSError) as error:
+        raise _OldDamaged(str(error)) from error
 
 
 def _addresses(file: OpenFile) -> Iterator[bytes]:

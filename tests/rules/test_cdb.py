@@ -344,3 +344,33 @@ def test_files_that_tinycdb_makes(tmp_path: Path) -> None:
     assert said(rule, b"trap@x.test") == said(rule, b"none@x.test") == "reject"
     (told,) = cdb_rule.check(settings, context)
     assert (told.level, told.what) == ("note", f"has {len(JMS1)} records")
+
+
+@pytest.mark.fault("R1")
+@pytest.mark.parametrize("cut", [0.5, 0.9])
+async def test_a_sound_file_is_taken_after_a_damaged_one(
+    tmp_path: Path, cut: float
+) -> None:
+    """As the log asks: cut off in its place, then mended by a rename."""
+    whole = make_cdb([(b"u%d@x.test" % number, b"") for number in range(2000)])
+    path = tmp_path / "etc/cdb"
+    path.parent.mkdir()
+    path.write_bytes(whole)
+    host = QmailHost(DirectoryView(bytes(tmp_path)))
+    keys = cdb_rule.Settings(type="cdb", format="validrcptto", file=CDB)
+    context = Context("valid", host, bytes(tmp_path))
+    rule = at_once(cdb_rule.build(keys, context))
+    every = [b"u%d@x.test" % number for number in range(0, 2000, 97)]
+
+    def answers() -> set[str]:
+        return {said(rule, mailbox) for mailbox in every}
+
+    assert answers() == {"accept"}
+    with path.open("r+b") as file:
+        file.truncate(int(len(whole) * cut))
+    assert answers() == {"defer"}  # nobody is refused
+    mended = tmp_path / "etc/mended"
+    mended.write_bytes(make_cdb([(b"u%d@x.test" % n, b"") for n in range(2001)]))
+    mended.rename(path)
+    await until_read(rule, b"u2000@x.test", "accept")
+    assert answers() == {"accept"}
