@@ -27,6 +27,7 @@ from proxy.qmail.walk import SUPERUSER
 
 _HOMES_SHOWN = 10
 _HOMES_TO_MISS = 2
+_NAMES_MAX = 10_000
 _FIRST_PERSON = 1000  # login.defs(5), UID_MIN
 _NOBODY = 65534
 
@@ -290,13 +291,22 @@ def _homes(host: QmailHost, files: HostFiles) -> Iterator[Finding]:
         what = "looked at as root, who may read everything"
         remedy = "so does the service: process.allow_root"
         yield files.finding(NOTE, b"/", what, remedy)
-    homes = list(_homes_of_people(files))
+    homes = list(dict.fromkeys(_homes_of_people(files)))
     yield from _gone(files, homes)
     closed = [found for home in homes for found in _home(files, home)]
     yield from closed[:_HOMES_SHOWN]
-    if len(closed) > _HOMES_SHOWN:
-        what = f"{len(closed) - _HOMES_SHOWN} more homes like these"
-        yield files.finding(WARNING, _PASSWD, what, "mend all of them")
+    if closed:
+        what = (
+            f"{len(closed)} of {len(homes)} homes cannot be read: all mail for their"
+            " owners is answered 451, and comes back to its senders after days"
+        )
+        yield files.finding(ERROR, _PASSWD, what, _REMEDY_HOMES)
+
+
+_REMEDY_HOMES = (
+    "start it as root, or give it CAP_DAC_READ_SEARCH (deploy/README.md), or open all"
+    " of them"
+)
 
 
 def _homes_of_people(files: HostFiles) -> Iterator[bytes]:
@@ -338,20 +348,40 @@ def _is_person(found: Account) -> bool:
 
 
 def _home(files: HostFiles, home: bytes) -> list[Finding]:
-    path = home + b"/.qmail"
+    """What is kept from us there: the home, or a dot-qmail file of it."""
+    first = home + b"/.qmail"
     try:
-        place = files.walker.stat(path)
+        files.walker.stat(first)
     except KernelError:
-        return []  # no home or no such file: nothing that is kept from us
+        pass  # it has no such file, but may have others
     except CannotTell as error:
         remedy = "setfacl -m u:USER:x on it, or chmod o+x; until then 451"
         return [files.finding(WARNING, home, error.why, remedy)]
-    try:
-        files.view.open(place.path).close()
-    except PermissionError:
-        what = "the front door's own user may not read it"
-        remedy = "setfacl -m u:USER:r on it, or chmod o+r; until then 451"
-        return [files.finding(WARNING, path, what, remedy)]
-    except OSError:
+    closed = [path for path in (first, *_extensions(files, home)) if _shut(files, path)]
+    if not closed:
         return []
-    return []
+    more = f", and {len(closed) - 1} more here" if len(closed) > 1 else ""
+    what = f"the front door's own user may not read it{more}"
+    remedy = "setfacl -m u:USER:r on it, or chmod o+r; until then 451"
+    return [files.finding(WARNING, closed[0], what, remedy)]
+
+
+def _extensions(files: HostFiles, home: bytes) -> list[bytes]:
+    """Its dot-qmail files for extensions, if we may list it."""
+    try:
+        place = files.walker.enter(home).path
+        names = files.view.names(place, b".qmail-", _NAMES_MAX) or ()
+    except (KernelError, CannotTell, OSError):
+        return []
+    return [home + b"/" + name for name in sorted(names)]
+
+
+def _shut(files: HostFiles, path: bytes) -> bool:
+    """Whether it is a file that we may not open."""
+    try:
+        files.view.open(files.walker.stat(path).path).close()
+    except PermissionError:
+        return True
+    except (KernelError, CannotTell, OSError):
+        return False
+    return False

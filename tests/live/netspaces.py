@@ -44,7 +44,7 @@ class Wire:
     """``host`` is a command that runs another one in the host's namespace."""
 
     def __init__(self, clients: int, host: int) -> None:
-        self._clients = clients
+        self._clients, self._host = clients, host
         self.host = ["nsenter", "-t", str(host), "-n"]
 
     async def connect(self, source: str, port: int) -> socket.socket:
@@ -60,6 +60,11 @@ class Wire:
         """A socket of one of the clients."""
         with network_of(self._clients):
             return socket.create_server((address, port))
+
+    def behind(self, port: int) -> socket.socket:
+        """A socket of the host's own, on its loopback address."""
+        with network_of(self._host):
+            return socket.create_server(("127.0.0.1", port))
 
     def route_back(self, port: int) -> None:
         """What 127.0.0.1:``port`` answers to the clients' addresses stays here."""

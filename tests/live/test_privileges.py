@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGKILL, SIGTERM
@@ -75,6 +76,7 @@ async def test_root_becomes_the_user_and_keeps_one_right(
         await served.said("configuration reloaded", times=workers)
 
 
+@pytest.mark.fault("C2")
 async def test_without_the_right_closed_homes_are_deferred(
     public: Path, settings: Settings, fake: FakeQmail
 ) -> None:
@@ -102,6 +104,31 @@ async def test_without_the_right_closed_homes_are_deferred(
         code, out, err = await run("check", "-c", config, env=env)
         assert "home/alice: the front door's own user may not look" in out, err
         assert "home/bob" not in out
+        assert code == 1
+        assert re.search(r"etc/passwd: 1 of \d homes cannot be read", out)
+
+
+@pytest.mark.fault("C2")
+@pytest.mark.parametrize("shut", ["", ".qmail", ".qmail-program"])
+async def test_check_fails_where_a_file_of_a_home_is_kept_from_us(
+    public: Path, settings: Settings, shut: str
+) -> None:
+    """By the mode of the home, or by that of one file in it."""
+    wants_root()
+    kept = public / "host/home/bob" / shut
+    kept.mkdir(exist_ok=True) if not shut else kept.write_text("./Maildir/\n")
+    kept.chmod(0o600)
+    (public / "host/home/alice").chmod(0o755)
+    path, env = public / "config.toml", NOT_ALLOWED
+    wanted = {**settings, **DROPPED, "qmail.root": str(public / "host")}
+    write(path, {**wanted, "process.keep_read_capability": False})
+    code, out, _ = await run("check", "-c", str(path), env=env)
+    assert f"home/bob{shut and '/' + shut}: the front door's own user may not" in out
+    assert re.search(r"error: .*etc/passwd: 1 of \d homes cannot be read", out)
+    assert code == 1
+    write(path, {**wanted, "process.keep_read_capability": True})
+    code, out, _ = await run("check", "-c", str(path), env=env)
+    assert (code, "error" in out) == (0, False), out
 
 
 async def test_a_worker_that_dies_is_replaced_by_one_without_rights(

@@ -30,10 +30,36 @@ def services() -> dict[str, Any]:
 def mounts(service: dict[str, Any]) -> list[Mount]:
     """Those of one service."""
     found = []
-    for text in service["volumes"]:
-        source, target, *options = text.split(":")
-        found.append(Mount(source, target, options == ["ro"]))
+    for each in service["volumes"]:
+        if isinstance(each, dict):
+            fixed = bool(each.get("read_only"))
+            found.append(Mount(each["source"], each["target"], fixed))
+        else:
+            source, target, *options = each.split(":")
+            found.append(Mount(source, target, options == ["ro"]))
     return found
+
+
+def documents() -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects of the Kubernetes file, by kind and name."""
+    found = list(yaml.safe_load_all(SIDECAR.read_text()))
+    named = {(each["kind"], each["metadata"]["name"]): each for each in found}
+    assert len(named) == len(found)
+    return named
+
+
+def pod() -> dict[str, Any]:
+    """The pod of the Kubernetes file."""
+    found: dict[str, Any] = documents()["StatefulSet", "qmail"]["spec"]["template"]
+    return found
+
+
+def container(name: str) -> dict[str, Any]:
+    """One of its containers, be it for the start only."""
+    spec = pod()["spec"]
+    all_of_them = [*spec["initContainers"], *spec["containers"]]
+    (found,) = [each for each in all_of_them if each["name"] == name]
+    return dict(found)
 
 
 def image(name: str) -> str:
